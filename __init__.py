@@ -1,0 +1,12 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+
+from . import totp
+
+try:
+    totp.check_settings()
+except totp.SettingError as error:
+    # The server imports every module at start, whatever the database: a line
+    # on stderr is what its administrator can read
+    raise SystemExit(str(error)) from None

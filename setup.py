@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import setup
+
+NAME = 'authentication_totp'
+PACKAGE = f'trytond.modules.{NAME}'
+HERE = Path(__file__).parent
+
+config = ConfigParser()
+config.read_string((HERE / 'tryton.cfg').read_text(encoding='utf-8'))
+
+setup(
+    name=f'trytond_{NAME}',
+    version=config['tryton']['version'],
+    description="Tryton module to log in with time-based one-time passwords",
+    long_description=(HERE / 'README.rst').read_text(encoding='utf-8'),
+    long_description_content_type='text/x-rst',
+    author="The authors of authentication_totp",
+    keywords='tryton totp authentication two-factor 2FA RFC 6238',
+    package_dir={PACKAGE: '.'},
+    packages=[PACKAGE, f'{PACKAGE}.tests'],
+    package_data={
+        PACKAGE: config['tryton']['xml'].split() + [
+            'tryton.cfg', 'view/*.xml', 'locale/*.po', 'icons/*.svg'],
+        f'{PACKAGE}.tests': ['*.rst', '*.csv'],
+        },
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Environment :: Plugins',
+        'Framework :: Tryton',
+        'Intended Audience :: Developers',
+        'Intended Audience :: Financial and Insurance Industry',
+        'Natural Language :: English',
+        'Operating System :: OS Independent',
+        'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Topic :: Office/Business',
+        'Topic :: Security',
+        ],
+    license='GPL-3.0-or-later',
+    python_requires='>=3.10',
+    install_requires=[
+        'passlib',
+        'python-sql >= 1.8',
+        'trytond >= 8.0, < 8.3',
+        ],
+    extras_require={
+        'qrcode': ['trytond[qrcode]'],
+        'test': [
+            'proteus >= 8.0, < 8.3',
+            'pyotp',
+            'time-machine',
+            'trytond[qrcode]',
+            'trytond_authentication_sms >= 8.0, < 8.3',
+            'zxing-cpp',
+            ],
+        },
+    zip_safe=False,
+    entry_points={
+        'trytond.modules': [f'{NAME} = {PACKAGE}'],
+        },
+    )

@@ -1,0 +1,256 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"The one-time password itself, without database: RFC 4226 and RFC 6238"
+
+import base64
+import dataclasses
+import json
+import re
+import secrets
+import string
+import time
+from urllib.parse import quote, urlsplit
+
+from passlib.exc import TokenError
+from passlib.totp import TOTP
+
+import trytond.config as config
+
+_SECTION = 'authentication_totp'
+_HASH_BITS = {'sha1': 160, 'sha256': 256, 'sha512': 512}
+_MIN_KEY_BITS = 128
+# What is longer was not typed by a person
+_MAX_CODE_LENGTH = 64
+_MAX_NAME_LENGTH = 64
+_MAX_IMAGE_LENGTH = 256
+_SEPARATOR = re.compile(r'[\s\-\u2010-\u2015]')
+
+
+class SettingError(ValueError):
+    "A setting of the configuration that is out of range"
+
+
+def _choice(*choices):
+    def parse(value):
+        if value not in choices:
+            raise ValueError("must be %s" % " or ".join(choices))
+        return value
+    return parse
+
+
+def _whole(minimum, maximum, unit):
+    def parse(value):
+        if (not (value.isascii() and value.isdigit())
+                or not minimum <= int(value) <= maximum):
+            raise ValueError(
+                f"must be a whole number of {unit} "
+                f"from {minimum} to {maximum}")
+        return int(value)
+    return parse
+
+
+def _digits(value):
+    return int(_choice('6', '8')(value))
+
+
+def _issuer(value):
+    try:
+        fields = {
+            (name, spec, conversion)
+            for _, name, spec, conversion in string.Formatter().parse(value)
+            if name is not None}
+    except ValueError:
+        fields = {None}
+    if not fields <= {('database', '', None), ('company', '', None)}:
+        raise ValueError(
+            "must be a text without other braces "
+            "than {database} and {company}")
+    return value
+
+
+def _image(value):
+    if value:
+        try:
+            url = urlsplit(value)
+        except ValueError:
+            url = None
+        if (not url or url.scheme != 'https' or not url.netloc
+                or len(value) > _MAX_IMAGE_LENGTH):
+            raise ValueError(
+                "must be blank or a https URL of at most "
+                f"{_MAX_IMAGE_LENGTH} characters")
+    return value
+
+
+_SETTINGS = {
+    'issuer': ('Tryton', _issuer),
+    'image': ('', _image),
+    'algorithm': ('sha1', _choice(*_HASH_BITS)),
+    'digits': ('6', _digits),
+    'period': ('30', _whole(15, 120, "seconds")),
+    'tolerance': ('1', _whole(0, 10, "time steps")),
+    'key_length': ('160', _whole(_MIN_KEY_BITS, 1024, "bits")),
+    'setup_timeout': ('600', _whole(1, 24 * 60 * 60, "seconds")),
+    }
+
+
+def setting(name):
+    """Return the value of the setting name of the configuration.
+
+    Raise SettingError if it is out of range.
+    """
+    default, parse = _SETTINGS[name]
+    value = config.get(_SECTION, name, default=default)
+    try:
+        return parse(value.strip())
+    except ValueError as error:
+        raise SettingError(
+            f"[{_SECTION}] {name} = {value!r}: {error}") from None
+
+
+def check_settings():
+    "Raise SettingError for the first setting that is out of range."
+    for name in _SETTINGS:
+        setting(name)
+
+
+def now():
+    "Return the time in seconds since the epoch; the one place that reads it."
+    return time.time()
+
+
+def _clean(code):
+    "Return code without spaces and dashes, None if nobody could have typed it"
+    if isinstance(code, str) and len(code) <= _MAX_CODE_LENGTH:
+        return _SEPARATOR.sub('', code)
+
+
+def is_blank(code):
+    "Return whether code, of any type, is what a person leaves empty."
+    return code is None or _clean(code) == ''
+
+
+def issuer(database, company):
+    """Return the name of the service that the authenticator shows.
+
+    database and company are what the setting issuer may contain.
+    """
+    return _name(setting('issuer').format(database=database, company=company))
+
+
+def account(login):
+    "Return the name of the account that the authenticator shows."
+    return _name(login)
+
+
+def _name(text):
+    # The colon separates issuer and account in the label of the URI, and an
+    # authenticator splits there even if it is escaped
+    text = ' '.join(text.replace(':', ' ').split())
+    return text[:_MAX_NAME_LENGTH].rstrip()
+
+
+@dataclasses.dataclass(frozen=True)
+class Secret:
+    """A key with all the parameters that it was made with.
+
+    key: the shared key, in bytes
+    algorithm: sha1, sha256 or sha512
+    digits: how many digits a code has
+    period: length of a time step in seconds
+    """
+    key: bytes = dataclasses.field(repr=False)
+    algorithm: str
+    digits: int
+    period: int
+
+    @classmethod
+    def new(cls):
+        """Return a secret with a random key and the settings of now.
+
+        The key has key_length bits, or as many as the hash if that is more
+        (RFC 6238 section 5.1).
+        """
+        bits = max(setting('key_length'), _HASH_BITS[setting('algorithm')])
+        return cls._with_settings(secrets.token_bytes((bits + 7) // 8))
+
+    @classmethod
+    def from_key(cls, key):
+        """Return a secret with the base32 key and the settings of now.
+
+        Raise ValueError if key is not base32 of at least 128 bits (RFC 4226
+        section 4, requirement 6).
+        """
+        key = _SEPARATOR.sub('', key).rstrip('=')
+        try:
+            key = base64.b32decode(key + '=' * (-len(key) % 8), casefold=True)
+        except ValueError:
+            raise ValueError("the key must be base32") from None
+        if len(key) * 8 < _MIN_KEY_BITS:
+            raise ValueError(f"the key must have {_MIN_KEY_BITS} bits or more")
+        return cls._with_settings(key)
+
+    @classmethod
+    def _with_settings(cls, key):
+        return cls(
+            key, setting('algorithm'), setting('digits'), setting('period'))
+
+    @classmethod
+    def load(cls, stored):
+        """Return the secret of the text that dump made.
+
+        Raise ValueError if it is not such a text.
+        """
+        try:
+            values = json.loads(stored)
+            values['key'] = base64.b32decode(values['key'])
+            return cls(**values)
+        except (ValueError, KeyError, TypeError):
+            raise ValueError("not a stored secret") from None
+
+    def dump(self):
+        "Return the text to store, with every parameter."
+        values = dataclasses.asdict(self)
+        values['key'] = base64.b32encode(self.key).decode()
+        return json.dumps(values)
+
+    @property
+    def _totp(self):
+        return TOTP(
+            self.key, format='raw', alg=self.algorithm, digits=self.digits,
+            period=self.period)
+
+    @property
+    def text(self):
+        "The key as a person types it: base32 in groups of four."
+        key = self._totp.base32_key
+        return ' '.join(key[i:i + 4] for i in range(0, len(key), 4))
+
+    def uri(self, account, issuer):
+        """Return the otpauth URI that an authenticator scans.
+
+        account and issuer are the names that it shows, as the functions of
+        the same name return them.
+        """
+        uri = self._totp.to_uri(account or '?', issuer)
+        if image := setting('image'):
+            uri += '&image=' + quote(image, '')
+        return uri
+
+    def match(self, code, time):
+        """Return the counter of the time step for which code is right.
+
+        code is what a client sent, of any type; time is in seconds since the
+        epoch. The steps within the setting tolerance before and after are
+        searched (RFC 6238 section 5.2).
+        Return None if code is wrong or malformed.
+        """
+        code = _clean(code)
+        if not (code and code.isascii() and code.isdigit()):
+            return None
+        try:
+            return self._totp.match(
+                code, time, window=setting('tolerance') * self.period).counter
+        except TokenError:
+            return None
