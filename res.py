@@ -6,7 +6,7 @@ import datetime as dt
 import logging
 from contextlib import nullcontext
 
-from sql import Conflict, Excluded, Literal, Null
+from sql import Conflict, Literal, Null
 from sql.conditionals import Case
 
 from trytond import backend
@@ -374,7 +374,7 @@ class UserTOTPCounter(ModelSQL):
                     table,
                     indexed_columns=[table.user],
                     columns=[table.counter],
-                    values=[Excluded.counter],
+                    values=[counter],
                     where=table.counter < last if last is not None else None)))
         if not cursor.rowcount:
             cls._raise_used()

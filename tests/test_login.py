@@ -1,0 +1,400 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+
+from unittest.mock import patch
+
+from trytond import security
+from trytond.exceptions import RateLimitException
+from trytond.pool import Pool
+from trytond.tests.test_tryton import DB_NAME
+
+from .tools import KEY, PASSWORD, TOTPTestCase
+
+ASK = "Enter the code that your authenticator shows for %s."
+WRONG = "The code is wrong. Enter the code that your authenticator shows now."
+USED = "The code was already used. Wait for the next one and enter it."
+
+
+class LoginTestCase(TOTPTestCase):
+    "Test the dialogue of a client through security.login"
+
+    def assertLogin(self, dialogue, user_id, *names):
+        got_id, questions = dialogue
+        self.assertEqual([name for name, _ in questions], list(names))
+        self.assertEqual(got_id, user_id)
+
+    def sms_code(self, user_id):
+        with self.transaction():
+            SMSCode = Pool().get('res.user.login.sms_code')
+            SMSCode.send(user_id)
+            code, = SMSCode.search([('user_id', '=', user_id)])
+            return code.code
+
+    def test_password_totp(self):
+        "Test password+totp"
+        login, user_id = self.user(KEY)
+        self.assertEqual(
+            self.dialogue(login, password=[PASSWORD], totp_code=[self.code()]),
+            (user_id, [
+                    ('password', "Password for %s" % login),
+                    ('totp_code', ASK % login),
+                    ]))
+        self.assertEqual(self.counters(user_id), [self.now // 30])
+
+    def test_password_totp_wrong_password(self):
+        "Test that a wrong password is refused before any code is asked"
+        login, user_id = self.user(KEY)
+        self.assertLogin(
+            self.dialogue(login, password=['x'], totp_code=[self.code()]),
+            None, 'password')
+        self.assertEqual(self.counters(user_id), [])
+
+    def test_password_totp_without_secret(self):
+        "Test that who has no secret does not get in, whatever is typed"
+        login, user_id = self.user()
+        self.assertEqual(
+            self.dialogue(
+                login, password=[PASSWORD], totp_code=[self.code(), '']),
+            (None, [
+                    ('password', "Password for %s" % login),
+                    ('totp_code', ASK % login),
+                    ('totp_code', WRONG),
+                    ]))
+
+    def test_password_totp_blank(self):
+        "Test that a blank code without alternative is a refusal"
+        login, _ = self.user(KEY)
+        for blank in ['', ' ', ' - ', None]:
+            with self.subTest(blank=blank):
+                self.assertLogin(
+                    self.dialogue(
+                        login, password=[PASSWORD], totp_code=[blank]),
+                    None, 'password', 'totp_code')
+
+    def test_wrong(self):
+        "Test that a wrong code asks for the code again, and counts"
+        login, user_id = self.user(KEY)
+        self.assertEqual(
+            self.dialogue(
+                login, password=[PASSWORD],
+                totp_code=[self.code(-2), self.code(2)]),
+            (None, [
+                    ('password', "Password for %s" % login),
+                    ('totp_code', ASK % login),
+                    ('totp_code', WRONG),
+                    ('totp_code', WRONG),
+                    ]))
+        self.assertEqual(self.attempts(login), 2)
+        self.assertLogin(
+            self.dialogue(login, password=[PASSWORD], totp_code=[self.code()]),
+            user_id, 'password', 'totp_code')
+        self.assertEqual(self.attempts(login), 0)
+
+    def test_wrong_limited(self):
+        "Test that the limit of core holds for wrong codes"
+        login, user_id = self.user(KEY)
+        limit = 5
+        self.set_config('session', 'max_attempt', str(limit))
+        with self.assertRaises(RateLimitException):
+            self.dialogue(
+                login, password=[PASSWORD],
+                totp_code=[self.code(2)] * limit * 2)
+        self.assertEqual(self.attempts(login), limit + 2)
+
+    def test_used(self):
+        "Test that a code gets in once, and says so"
+        login, user_id = self.user(KEY)
+        for code in [self.code(), self.code()[:3] + ' ' + self.code()[3:]]:
+            got_id, questions = self.dialogue(
+                login, password=[PASSWORD], totp_code=[code])
+        self.assertIsNone(got_id)
+        self.assertEqual(questions[-1], ('totp_code', USED))
+        self.assertEqual(self.attempts(login), 1)
+        self.assertEqual(self.counters(user_id), [self.now // 30])
+
+    def test_earlier(self):
+        "Test that a code for an earlier step than the last one is dead"
+        login, user_id = self.user(KEY)
+        self.assertLogin(
+            self.dialogue(
+                login, password=[PASSWORD], totp_code=[self.code(1)]),
+            user_id, 'password', 'totp_code')
+        for steps in [-1, 0, 1]:
+            with self.subTest(steps=steps):
+                got_id, questions = self.dialogue(
+                    login, password=[PASSWORD], totp_code=[self.code(steps)])
+                self.assertIsNone(got_id)
+                self.assertEqual(questions[-1], ('totp_code', USED))
+
+    def test_clock_backwards(self):
+        "Test that a clock set back makes no code good again"
+        login, user_id = self.user(KEY)
+        codes = []
+        for _ in range(3):
+            codes.append(self.code())
+            self.assertLogin(
+                self.dialogue(
+                    login, password=[PASSWORD], totp_code=codes[-1:]),
+                user_id, 'password', 'totp_code')
+            self.now += 30
+        last = self.counters(user_id)
+        for _ in range(4):
+            self.now -= 30
+            with self.transaction():
+                Pool().get('res.user.login.attempt').remove(login)
+            for code in codes:
+                got_id, _ = self.dialogue(
+                    login, password=[PASSWORD], totp_code=[code])
+                self.assertIsNone(got_id)
+        self.assertEqual(self.counters(user_id), last)
+
+    def test_one_row(self):
+        "Test that there is one row for a user after many logins"
+        login, user_id = self.user(KEY)
+        for _ in range(20):
+            self.assertLogin(
+                self.dialogue(
+                    login, password=[PASSWORD], totp_code=[self.code()]),
+                user_id, 'password', 'totp_code')
+            self.now += 30
+        self.assertEqual(len(self.counters(user_id)), 1)
+
+    def test_typed(self):
+        "Test the forms in which a code may be typed"
+        login, user_id = self.user(KEY)
+        for form in [
+                '{0}{1}', '{0} {1}', ' {0}{1}\n', '{0}-{1}', '{0}\xa0{1}',
+                '{0}\u2013{1}', '\t{0} - {1}']:
+            with self.subTest(form=form):
+                code = self.code()
+                self.assertLogin(
+                    self.dialogue(
+                        login, password=[PASSWORD],
+                        totp_code=[form.format(code[:3], code[3:])]),
+                    user_id, 'password', 'totp_code')
+                self.now += 30
+
+    def test_settings_changed(self):
+        "Test that who is enrolled gets in after every setting has changed"
+        login, user_id = self.user(KEY)
+        for option, value in [
+                ('algorithm', 'sha512'), ('digits', '8'), ('period', '60'),
+                ('key_length', '512')]:
+            self.set_totp(option, value)
+        self.assertLogin(
+            self.dialogue(login, password=[PASSWORD], totp_code=[self.code()]),
+            user_id, 'password', 'totp_code')
+
+    def test_unreadable_secret(self):
+        "Test that a damaged secret fails closed, with a line in the log"
+        login, user_id = self.user(KEY)
+        with self.transaction() as transaction:
+            table = Pool().get('res.user').__table__()
+            cursor = transaction.connection.cursor()
+            cursor.execute(*table.update(
+                    [table.totp_secret], ['damaged'],
+                    where=table.id == user_id))
+        with self.assertLogs('trytond.modules.authentication_totp') as logs:
+            got_id, questions = self.dialogue(
+                login, password=[PASSWORD], totp_code=[self.code()])
+        self.assertIsNone(got_id)
+        self.assertEqual(questions[-1], ('totp_code', WRONG))
+        self.assertEqual(len(logs.output), 1)
+        self.assertNotIn('damaged', logs.output[0])
+
+    def test_inactive(self):
+        "Test that an inactive user does not get in"
+        self.set_config('session', 'authentications', 'totp')
+        login, user_id = self.user(KEY)
+        with self.transaction():
+            User = Pool().get('res.user')
+            User.write([User(user_id)], {'active': False})
+        self.assertLogin(
+            self.dialogue(login, totp_code=[self.code()]),
+            None, 'totp_code', 'totp_code')
+
+    def test_unknown(self):
+        "Test that an unknown login is asked the same as a known one"
+        self.set_config('session', 'authentications', 'totp')
+        known, _ = self.user(KEY)
+        without, _ = self.user()
+        answers = [
+            self.dialogue(login, totp_code=['000000'])
+            for login in [known, without, 'nobody']]
+        texts = {
+            str(answer).replace(login, 'LOGIN')
+            for answer, login in zip(answers, [known, without, 'nobody'])}
+        self.assertEqual(len(texts), 1)
+
+    def test_totp_password(self):
+        "Test totp+password, where the same code arrives twice"
+        self.set_config('session', 'authentications', 'totp+password')
+        login, user_id = self.user(KEY)
+        self.assertLogin(
+            self.dialogue(login, password=[PASSWORD], totp_code=[self.code()]),
+            user_id, 'totp_code', 'password')
+        self.assertLogin(
+            self.dialogue(login, password=[PASSWORD], totp_code=[self.code()]),
+            None, 'totp_code', 'totp_code')
+
+    def test_totp_password_wrong_password(self):
+        "Test that a code is not used up by a login that fails"
+        self.set_config('session', 'authentications', 'totp+password')
+        login, user_id = self.user(KEY)
+        self.assertLogin(
+            self.dialogue(login, password=['x'], totp_code=[self.code()]),
+            None, 'totp_code', 'password')
+        self.assertLogin(
+            self.dialogue(login, password=[PASSWORD], totp_code=[self.code()]),
+            user_id, 'totp_code', 'password')
+
+    def test_password_totp_sms(self):
+        "Test password+totp+sms, where the same code arrives twice"
+        self.set_config('session', 'authentications', 'password+totp+sms')
+        login, user_id = self.user(KEY)
+        sms_code = self.sms_code(user_id)
+        self.assertLogin(
+            self.dialogue(
+                login, password=[PASSWORD], totp_code=[self.code()],
+                sms_code=[sms_code]),
+            user_id, 'password', 'totp_code', 'sms_code')
+        sms_code = self.sms_code(user_id)
+        self.assertLogin(
+            self.dialogue(
+                login, password=[PASSWORD], totp_code=[self.code()],
+                sms_code=[sms_code]),
+            None, 'password', 'totp_code', 'totp_code')
+
+    def test_password_totp_sms_wrong(self):
+        "Test that a wrong code by SMS does not use up the TOTP code"
+        self.set_config('session', 'authentications', 'password+totp+sms')
+        login, user_id = self.user(KEY)
+        sms_code = self.sms_code(user_id)
+        self.assertLogin(
+            self.dialogue(
+                login, password=[PASSWORD], totp_code=[self.code()],
+                sms_code=['x', sms_code]),
+            user_id, 'password', 'totp_code', 'sms_code', 'sms_code')
+
+    def test_totp_or_password(self):
+        "Test totp,password, where a blank code moves on"
+        self.set_config('session', 'authentications', 'totp,password')
+        login, user_id = self.user(KEY)
+        self.assertLogin(
+            self.dialogue(login, totp_code=[self.code()]),
+            user_id, 'totp_code')
+        self.assertLogin(
+            self.dialogue(login, totp_code=[self.code()]),
+            None, 'totp_code', 'totp_code')
+        self.assertLogin(
+            self.dialogue(login, totp_code=[''], password=[PASSWORD]),
+            user_id, 'totp_code', 'password')
+        self.assertLogin(
+            self.dialogue(login, totp_code=[''], password=['x']),
+            None, 'totp_code', 'password')
+
+    def test_password_totp_or_password(self):
+        "Test password+totp,password, where a blank code moves on"
+        self.set_config('session', 'authentications', 'password+totp,password')
+        login, user_id = self.user(KEY)
+        self.assertLogin(
+            self.dialogue(login, password=[PASSWORD], totp_code=[self.code()]),
+            user_id, 'password', 'totp_code')
+        self.assertLogin(
+            self.dialogue(login, password=[PASSWORD], totp_code=[self.code()]),
+            None, 'password', 'totp_code', 'totp_code')
+        self.assertLogin(
+            self.dialogue(login, password=[PASSWORD], totp_code=['']),
+            user_id, 'password', 'totp_code')
+        self.assertLogin(
+            self.dialogue(login, password=['x'], totp_code=['']),
+            None, 'password')
+
+    def test_password_totp_or_password_sms(self):
+        "Test password+totp,password+sms, where a blank code moves on"
+        self.set_config(
+            'session', 'authentications', 'password+totp,password+sms')
+        login, user_id = self.user(KEY)
+        self.assertLogin(
+            self.dialogue(login, password=[PASSWORD], totp_code=[self.code()]),
+            user_id, 'password', 'totp_code')
+        sms_code = self.sms_code(user_id)
+        self.assertLogin(
+            self.dialogue(
+                login, password=[PASSWORD], totp_code=[''],
+                sms_code=[sms_code]),
+            user_id, 'password', 'totp_code', 'sms_code')
+        self.assertLogin(
+            self.dialogue(
+                login, password=[PASSWORD], totp_code=[''], sms_code=['']),
+            None, 'password', 'totp_code', 'sms_code')
+
+    def test_first_alternative_fails_later(self):
+        "Test that a code is used up by whichever alternative gets in"
+        self.set_config(
+            'session', 'authentications', 'password+totp+sms,password+totp')
+        login, user_id = self.user(KEY)
+        self.assertLogin(
+            self.dialogue(
+                login, password=[PASSWORD], totp_code=[self.code()],
+                sms_code=['']),
+            user_id, 'password', 'totp_code', 'sms_code')
+        self.assertLogin(
+            self.dialogue(
+                login, password=[PASSWORD], totp_code=[self.code()],
+                sms_code=['']),
+            None, 'password', 'totp_code', 'totp_code')
+
+    def test_device_cookie(self):
+        "Test password+totp?device_cookie"
+        self.set_config(
+            'session', 'authentications', 'password+totp?device_cookie')
+        login, user_id = self.user(KEY)
+        other, other_id = self.user(KEY)
+        with self.transaction(user_id):
+            cookie = Pool().get('res.user.device').renew(None)
+        self.assertLogin(
+            self.dialogue(login, device_cookie=cookie, password=[PASSWORD]),
+            user_id, 'password')
+        for user, device_cookie in [
+                (login, None), (login, 'x'), (other, cookie)]:
+            with self.subTest(user=user, device_cookie=device_cookie):
+                self.assertLogin(
+                    self.dialogue(
+                        user, device_cookie=device_cookie,
+                        password=[PASSWORD]),
+                    None, 'password', 'totp_code')
+
+    def test_called_alone(self):
+        "Test that the method alone accepts a code once as well"
+        login, user_id = self.user(KEY)
+        parameters = {'totp_code': self.code()}
+        with self.transaction():
+            User = Pool().get('res.user')
+            self.assertEqual(User._login_totp(login, parameters), user_id)
+        self.assertEqual(self.counters(user_id), [self.now // 30])
+
+    def test_statements(self):
+        "Test how many statements a code costs on top of the password"
+        login, user_id = self.user(KEY)
+        parameters = {'password': PASSWORD, 'totp_code': self.code()}
+        with self.transaction() as transaction:
+            Cursor = type(transaction.connection.cursor())
+        execute = Cursor.execute
+        statements = []
+
+        def counted(cursor, *args, **kwargs):
+            statements[-1] += 1
+            return execute(cursor, *args, **kwargs)
+
+        for authentications in ['password', 'password+totp']:
+            self.set_config('session', 'authentications', authentications)
+            statements.append(0)
+            with patch.object(Cursor, 'execute', counted):
+                self.assertEqual(
+                    security.login(DB_NAME, login, parameters, cache=False),
+                    user_id)
+        password, password_totp = statements
+        self.assertGreater(password, 0)
+        self.assertLessEqual(password_totp - password, 4)

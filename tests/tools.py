@@ -1,0 +1,211 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+
+import json
+from base64 import b64encode
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import pyotp
+
+import trytond.config as config
+from trytond import security
+from trytond.exceptions import LoginException
+from trytond.modules.authentication_totp import totp
+from trytond.pool import Pool
+from trytond.protocols.jsonrpc import JSONDecoder, JSONEncoder
+from trytond.protocols.wrappers import Response
+from trytond.tests.test_tryton import (
+    DB_NAME, Client, TestCase, activate_module)
+from trytond.transaction import Transaction
+from trytond.wsgi import app
+
+KEY = 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ'
+PASSWORD = 'correct horse'
+SMS_CODE = '424242'
+
+
+def set_config(section, option, value):
+    "Set the option and return the function that sets it back"
+    if not config.has_section(section):
+        config.add_section(section)
+    old = config.get(section, option)
+    config.set(section, option, value)
+
+    def restore():
+        if old is None:
+            config._config.remove_option(section, option)
+            config._cache_clear()
+        else:
+            config.set(section, option, old)
+    return restore
+
+
+def right_code(key, time, steps=0):
+    "The code of an authenticator that is not passlib's"
+    return pyotp.TOTP(key.replace(' ', '')).at(time + steps * 30)
+
+
+class Refused(Exception):
+    "What a JSON-RPC call answers when it is not the result"
+
+
+class RPC:
+    "A client of the JSON-RPC front door, as sao and proteus talk to it"
+
+    def __init__(self):
+        self.client = Client(app, Response)
+        self.session = None
+
+    def post(self, method, *params):
+        headers = {}
+        if self.session:
+            headers['Authorization'] = (
+                'Session ' + b64encode(self.session.encode()).decode())
+        return self.client.post(
+            f'/{DB_NAME}/rpc/', content_type='application/json',
+            headers=headers,
+            data=json.dumps(
+                {'id': 1, 'method': method, 'params': params},
+                cls=JSONEncoder))
+
+    def call(self, method, *params):
+        response = self.post(method, *params)
+        if response.status_code != 200:
+            raise Refused(response.status_code)
+        answer = json.loads(response.data, object_hook=JSONDecoder())
+        if 'error' in answer:
+            raise Refused(*answer['error'])
+        return answer['result']
+
+    def login(self, login, **parameters):
+        user_id, session, _ = self.call(
+            'common.db.login', login, parameters, 'en')
+        self.session = f'{login}:{user_id}:{session}'
+        return user_id
+
+    def model(self, model, method, *params):
+        return self.call(f'model.{model}.{method}', *params, {})
+
+    def wizard(self, method, *params):
+        return self.call(f'wizard.res.user.setup_totp.{method}', *params, {})
+
+    def start_setup(self):
+        session_id, start, _ = self.wizard('create')
+        result = self.wizard('execute', session_id, {}, start)
+        return session_id, result['view']['defaults']
+
+    def confirm_setup(self, session_id, shown, **codes):
+        return self.wizard(
+            'execute', session_id, {'start': {**shown, **codes}},
+            'confirm')['view']['state']
+
+
+class TOTPTestCase(TestCase):
+    "Users who are committed and log in, with a clock that the test moves"
+    modules = ['authentication_totp', 'authentication_sms']
+    authentications = 'password+totp'
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        activate_module(cls.modules)
+
+    def setUp(self):
+        super().setUp()
+        self.now = 2_000_000_000
+        self.set_config('session', 'authentications', self.authentications)
+        # Core lets who failed wait at the end of the transaction
+        for target, value in [
+                ('trytond.res.user.time', None),
+                ('trytond.modules.authentication_sms.res.send_sms', None),
+                ]:
+            patcher = patch(target)
+            patcher.start()
+            self.addCleanup(patcher.stop)
+        patcher = patch.object(totp, 'now', lambda: self.now)
+        patcher.start()
+        self.addCleanup(patcher.stop)
+
+    def set_config(self, section, option, value):
+        self.addCleanup(set_config(section, option, value))
+
+    def set_totp(self, option, value):
+        self.set_config('authentication_totp', option, value)
+
+    @contextmanager
+    def transaction(self, user=0):
+        with Transaction().start(DB_NAME, user) as transaction:
+            yield transaction
+
+    def user(self, key=None, administrator=False):
+        "Commit a user, named after the test, with the key in force"
+        name = self.id().rpartition('.')[2]
+        with self.transaction():
+            pool = Pool()
+            User = pool.get('res.user')
+            values = {'password': PASSWORD}
+            if administrator:
+                if hasattr(User, 'administrator'):
+                    values['administrator'] = True
+                else:
+                    ModelData = pool.get('ir.model.data')
+                    values['groups'] = [
+                        ('add', [ModelData.get_id('res', 'group_admin')])]
+            count = User.search([('login', 'like', f'{name}%')], count=True)
+            values['login'] = values['name'] = f'{name}-{count}'
+            user, = User.create([values])
+            if key:
+                user.set_totp_key(key)
+            return user.login, user.id
+
+    def code(self, steps=0, key=KEY):
+        return right_code(key, self.now, steps)
+
+    def sql(self, query):
+        with self.transaction() as transaction:
+            cursor = transaction.connection.cursor()
+            cursor.execute(*query)
+            return cursor.fetchall()
+
+    def stored_secret(self, user_id):
+        with self.transaction():
+            table = Pool().get('res.user').__table__()
+        (secret,), = self.sql(
+            table.select(table.totp_secret, where=table.id == user_id))
+        return secret
+
+    def counters(self, user_id):
+        "The counters of all the rows of the user"
+        with self.transaction():
+            table = Pool().get('res.user.totp_counter').__table__()
+        return [counter for counter, in self.sql(table.select(
+                    table.counter, where=table.user == user_id))]
+
+    def attempts(self, login):
+        with self.transaction():
+            return Pool().get('res.user.login.attempt').count(login)
+
+    def dialogue(self, login, device_cookie=None, **answers):
+        """Play the login dialogue of a client
+
+        Each request carries all answers so far. answers are what is typed,
+        for each question one after the other.
+        Return the id of the user who got in or None, and all questions.
+        """
+        answers = {name: list(values) for name, values in answers.items()}
+        parameters = {}
+        if device_cookie:
+            parameters['device_cookie'] = device_cookie
+        questions = []
+        while True:
+            try:
+                user_id = security.login(
+                    DB_NAME, login, parameters.copy(), cache=False)
+                return user_id, questions
+            except LoginException as question:
+                questions.append((question.name, question.message))
+                if not answers.get(question.name):
+                    return None, questions
+                parameters[question.name] = answers[question.name].pop(0)
