@@ -1,0 +1,493 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+
+import logging
+from io import BytesIO
+from unittest.mock import patch
+
+import pyotp
+import zxingcpp
+from PIL import Image
+
+from trytond.modules.authentication_totp import totp, user
+from trytond.modules.authentication_totp.exceptions import (
+    TOTPAccessError, TOTPCodeUsedError)
+from trytond.pool import Pool
+
+from .tools import KEY, PASSWORD, RPC, Refused, TOTPTestCase, right_code
+
+WRONG = "The code is wrong. Enter the code that your authenticator shows now."
+USED = "The code was already used. Wait for the next one and enter it."
+EXPIRED = (
+    "The new key is no longer valid. "
+    "Close the wizard, start it again and scan the new QR code.")
+OTHER_KEY = 'MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U'
+
+
+class SetupTestCase(TOTPTestCase):
+    "Test the wizard through the JSON-RPC front door"
+    authentications = 'password'
+
+    def client(self, login):
+        rpc = RPC()
+        rpc.login(login, password=PASSWORD)
+        return rpc
+
+    def assertRefused(self, message, function, *args, **kwargs):
+        with self.assertRaises(Refused) as context:
+            function(*args, **kwargs)
+        self.assertEqual(context.exception.args[0], 'UserError')
+        self.assertEqual(context.exception.args[1][0], message)
+
+    def assertGetsIn(self, login, user_id, code):
+        self.set_config('session', 'authentications', 'password+totp')
+        self.assertEqual(
+            self.dialogue(login, password=[PASSWORD], totp_code=[code])[0],
+            user_id)
+
+    def assertStaysOut(self, login, code):
+        self.set_config('session', 'authentications', 'password+totp')
+        self.assertIsNone(
+            self.dialogue(login, password=[PASSWORD], totp_code=[code])[0])
+
+    def test_set_up(self):
+        "Test that an ordinary user sets TOTP up and logs in with the code"
+        login, user_id = self.user()
+        rpc = self.client(login)
+        session_id, shown = rpc.start_setup()
+        self.assertEqual(shown['account'], login)
+        self.assertEqual(shown['issuer'], 'Tryton')
+        self.assertFalse(shown['replaces'])
+        self.assertRegex(shown['secret'], r'^([A-Z2-7]{4} ){7}[A-Z2-7]{4}$')
+        authenticator = pyotp.parse_uri(shown['secret_uri'])
+        self.assertEqual(
+            authenticator.secret, shown['secret'].replace(' ', ''))
+        self.assertEqual(authenticator.name, login)
+        self.assertEqual(
+            rpc.model('res.user', 'read', [user_id], ['totp_enabled'])[0][
+                'totp_enabled'], False)
+
+        code = authenticator.at(self.now)
+        self.assertEqual(
+            rpc.confirm_setup(session_id, shown, code=code), 'done')
+
+        preferences = rpc.model('res.user', 'get_preferences', False)
+        self.assertTrue(preferences['totp_enabled'])
+        self.assertEqual(preferences['totp_since'].timestamp(), self.now)
+        # The code that proved the set-up is used up
+        self.assertStaysOut(login, code)
+        self.assertGetsIn(login, user_id, authenticator.at(self.now + 30))
+
+    def test_qr_code(self):
+        "Test that the QR code holds the URI"
+        login, _ = self.user()
+        _, shown = self.client(login).start_setup()
+        image = Image.open(BytesIO(shown['secret_qr_code']))
+        self.assertEqual(image.format, 'PNG')
+        barcode, = zxingcpp.read_barcodes(image)
+        self.assertEqual(barcode.text, shown['secret_uri'])
+
+    def test_qr_code_largest(self):
+        "Test that the longest names still fit into a QR code"
+        login, user_id = self.user()
+        for option, value in [
+                ('issuer', '\U0001f511' * 100),
+                ('image', 'https://example.com/' + '?' * 230),
+                ('algorithm', 'sha512'),
+                ('key_length', '1024'),
+                ('digits', '8'),
+                ('period', '120'),
+                ]:
+            self.set_totp(option, value)
+        login = '\U0001f512' * 100
+        with self.transaction():
+            User = Pool().get('res.user')
+            User.write([User(user_id)], {'login': login})
+        with self.transaction(user_id):
+            Wizard = Pool().get('res.user.setup_totp', type='wizard')
+            session_id, start, _ = Wizard.create()
+            shown = Wizard.execute(session_id, {}, start)['view']['defaults']
+        self.assertTrue(shown['secret_qr_code'])
+
+    def test_without_qr_code(self):
+        "Test that without the libraries the picture is simply not there"
+        login, _ = self.user()
+        rpc = self.client(login)
+        with patch.object(user, 'generate_png', None):
+            session_id, shown = rpc.start_setup()
+        self.assertIsNone(shown['secret_qr_code'])
+        self.assertEqual(
+            rpc.confirm_setup(
+                session_id, shown, code=right_code(shown['secret'], self.now)),
+            'done')
+
+    def test_wrong(self):
+        "Test that a wrong code sets nothing and can be corrected"
+        login, user_id = self.user()
+        rpc = self.client(login)
+        session_id, shown = rpc.start_setup()
+        for code in ['', None, '000000x', right_code(OTHER_KEY, self.now), 5]:
+            with self.subTest(code=code):
+                self.assertRefused(
+                    WRONG, rpc.confirm_setup, session_id, shown, code=code)
+        self.assertIsNone(self.stored_secret(user_id))
+        self.assertEqual(
+            rpc.confirm_setup(
+                session_id, shown, code=right_code(shown['secret'], self.now)),
+            'done')
+
+    def test_replace(self):
+        "Test that replacing takes a code of the key in force"
+        login, user_id = self.user(KEY)
+        rpc = self.client(login)
+        session_id, shown = rpc.start_setup()
+        self.assertTrue(shown['replaces'])
+        code = right_code(shown['secret'], self.now)
+        for current_code in [None, '', '000000', code]:
+            with self.subTest(current_code=current_code):
+                self.assertRefused(
+                    WRONG, rpc.confirm_setup, session_id, shown,
+                    code=code, current_code=current_code)
+        self.assertRefused(
+            WRONG, rpc.confirm_setup, session_id, shown,
+            code='000000', current_code=self.code())
+        # Neither was used up, and the old one is still in force
+        self.assertEqual(totp.Secret.from_key(KEY).dump(),
+            self.stored_secret(user_id))
+        self.assertEqual(
+            rpc.confirm_setup(
+                session_id, shown, code=code, current_code=self.code()),
+            'done')
+        self.assertEqual(self.counters(user_id), [self.now // 30])
+        self.assertStaysOut(login, self.code(1))
+        self.assertStaysOut(login, code)
+        self.assertGetsIn(
+            login, user_id, right_code(shown['secret'], self.now, 1))
+
+    def test_replace_used(self):
+        "Test that a code which got in does not replace as well"
+        login, user_id = self.user(KEY)
+        rpc = self.client(login)
+        self.assertGetsIn(login, user_id, self.code())
+        session_id, shown = rpc.start_setup()
+        self.assertRefused(
+            USED, rpc.confirm_setup, session_id, shown,
+            code=right_code(shown['secret'], self.now),
+            current_code=self.code())
+
+    def test_replace_other_period(self):
+        "Test that the counter starts anew where the period is another one"
+        login, user_id = self.user(KEY)
+        self.assertGetsIn(login, user_id, self.code(-1))
+        self.set_config('session', 'authentications', 'password')
+        self.set_totp('period', '60')
+        rpc = self.client(login)
+        session_id, shown = rpc.start_setup()
+        authenticator = pyotp.parse_uri(shown['secret_uri'])
+        self.assertEqual(authenticator.interval, 60)
+        self.assertEqual(
+            rpc.confirm_setup(
+                session_id, shown, code=authenticator.at(self.now),
+                current_code=self.code()),
+            'done')
+        self.assertEqual(self.counters(user_id), [self.now // 60])
+        self.assertGetsIn(login, user_id, authenticator.at(self.now + 60))
+
+    def test_expired(self):
+        "Test that a new key is valid for setup_timeout seconds"
+        login, user_id = self.user()
+        rpc = self.client(login)
+        for timeout in [600, 60]:
+            self.set_totp('setup_timeout', str(timeout))
+            session_id, shown = rpc.start_setup()
+            self.now += timeout
+            self.assertRefused(
+                EXPIRED, rpc.confirm_setup, session_id, shown,
+                code=right_code(shown['secret'], self.now))
+        self.assertIsNone(self.stored_secret(user_id))
+        session_id, shown = rpc.start_setup()
+        self.now += timeout - 1
+        self.assertEqual(
+            rpc.confirm_setup(
+                session_id, shown, code=right_code(shown['secret'], self.now)),
+            'done')
+
+    def test_dies_with_use(self):
+        "Test that a new key can be confirmed once"
+        login, user_id = self.user()
+        rpc = self.client(login)
+        session_id, shown = rpc.start_setup()
+        code = right_code(shown['secret'], self.now)
+        rpc.confirm_setup(session_id, shown, code=code)
+        self.now += 30
+        self.assertRefused(
+            EXPIRED, rpc.confirm_setup, session_id, shown,
+            code=right_code(shown['secret'], self.now),
+            current_code=right_code(shown['secret'], self.now))
+
+    def test_started_again(self):
+        "Test that starting again shows another key and drops the first"
+        login, _ = self.user()
+        rpc = self.client(login)
+        session_id, shown = rpc.start_setup()
+        _, again = rpc.start_setup()
+        self.assertNotEqual(shown['secret'], again['secret'])
+        self.assertRefused(
+            WRONG, rpc.confirm_setup, session_id, shown,
+            code=right_code(shown['secret'], self.now))
+
+    def test_chosen_by_client(self):
+        "Test that no value which a client sends back becomes the key"
+        login, user_id = self.user()
+        rpc = self.client(login)
+        session_id, shown = rpc.start_setup()
+        chosen = {
+            'secret': KEY,
+            'secret_uri': f'otpauth://totp/x?secret={KEY}',
+            'account': 'x', 'issuer': 'x', 'replaces': False,
+            'code': self.code()}
+        self.assertRefused(
+            WRONG, rpc.confirm_setup, session_id, shown, **chosen)
+        chosen['code'] = right_code(shown['secret'], self.now)
+        rpc.confirm_setup(session_id, shown, **chosen)
+        self.assertStaysOut(login, self.code(1))
+        self.assertGetsIn(
+            login, user_id, right_code(shown['secret'], self.now, 1))
+
+    def test_replaces_forged(self):
+        "Test that a client can not talk its way around the current code"
+        login, user_id = self.user(KEY)
+        rpc = self.client(login)
+        session_id, shown = rpc.start_setup()
+        self.assertRefused(
+            WRONG, rpc.confirm_setup, session_id, shown, replaces=False,
+            code=right_code(shown['secret'], self.now))
+
+    def test_other_user(self):
+        "Test that who names the wizard of another one has nothing of it"
+        owner, owner_id = self.user()
+        other, other_id = self.user()
+        session_id, shown = self.client(owner).start_setup()
+        rpc = self.client(other)
+        self.assertRefused(
+            EXPIRED, rpc.confirm_setup, session_id, shown,
+            code=right_code(shown['secret'], self.now))
+        view = rpc.wizard('execute', session_id, {}, 'start')['view']
+        self.assertEqual(view['defaults']['account'], other)
+        self.assertNotIn(shown['secret'], str(view))
+        self.assertIsNone(self.stored_secret(owner_id))
+        self.assertIsNone(self.stored_secret(other_id))
+
+    def test_menu(self):
+        "Test that an ordinary user has the wizard in the menu, with an icon"
+        login, _ = self.user()
+        rpc = self.client(login)
+        menu, = rpc.model(
+            'ir.ui.menu', 'search_read',
+            [('parent', '=', None), ('name', '=', "Set up TOTP")], 0, None,
+            None, ['icon', 'action'])
+        icons = rpc.model('ir.ui.icon', 'list_icons')
+        self.assertIn(menu['icon'], [name for _, name in icons])
+        self.assertTrue(menu['action'].startswith('ir.action.wizard,'))
+        session_id, start, _ = rpc.call(
+            'wizard.res.user.setup_totp.create', {
+                'active_model': 'ir.ui.menu',
+                'active_id': menu['id'],
+                'active_ids': [menu['id']],
+                })
+        self.assertEqual(start, 'start')
+
+    def test_administrator(self):
+        "Test that an administrator sets up the own TOTP"
+        login, user_id = self.user(administrator=True)
+        rpc = self.client(login)
+        session_id, shown = rpc.start_setup()
+        rpc.confirm_setup(
+            session_id, shown, code=right_code(shown['secret'], self.now))
+        self.assertGetsIn(
+            login, user_id, right_code(shown['secret'], self.now, 1))
+
+    def test_set_totp_key(self):
+        "Test that server code sets a key, with the settings of now"
+        login, user_id = self.user(KEY)
+        self.assertGetsIn(login, user_id, self.code())
+        with self.transaction():
+            user = Pool().get('res.user')(user_id)
+            for key in ['', 'short', 'A' * 24, KEY[:-1] + '1']:
+                with self.subTest(key=key), self.assertRaises(ValueError):
+                    user.set_totp_key(key)
+            self.set_totp('digits', '8')
+            user.set_totp_key(OTHER_KEY.lower())
+            self.assertTrue(user.totp_enabled)
+        self.assertStaysOut(login, self.code(1))
+        self.assertGetsIn(
+            login, user_id, pyotp.TOTP(OTHER_KEY, digits=8).at(self.now))
+
+    def test_set_totp_key_not_by_rpc(self):
+        "Test that no method which sets a secret can be called by RPC"
+        login, user_id = self.user(administrator=True)
+        rpc = self.client(login)
+        for method in [
+                'set_totp_key', 'start_totp_setup', 'finish_totp_setup']:
+            with self.subTest(method=method):
+                response = rpc.post(
+                    f'model.res.user.{method}', [user_id], KEY, {})
+                self.assertEqual(response.status_code, 403)
+
+    def test_no_other_road(self):
+        "Test that no other road sets, moves or removes a secret (law 2)"
+        login, user_id = self.user(KEY)
+        admin, admin_id = self.user(administrator=True)
+        stored = self.stored_secret(user_id)
+        planted = totp.Secret.from_key(OTHER_KEY).dump()
+        for name in [login, admin]:
+            rpc = self.client(name)
+            for field in [
+                    'totp_secret', 'totp_pending_secret',
+                    'totp_pending_expire', 'totp_since', 'totp_enabled']:
+                for value in [planted, None, False]:
+                    with self.subTest(user=name, field=field, value=value):
+                        with self.assertRaises(Refused) as context:
+                            rpc.model(
+                                'res.user', 'write', [user_id],
+                                {field: value})
+                        self.assertEqual(
+                            context.exception.args[0], 'UserError')
+            rpc.model(
+                'res.user', 'set_preferences', {
+                    'totp_secret': planted,
+                    'totp_pending_secret': planted,
+                    'totp_pending_expire': None,
+                    })
+            with self.assertRaises(Refused):
+                rpc.model('res.user', 'create', [{
+                            'name': 'planted', 'login': f'planted {name}',
+                            'totp_secret': planted}])
+            with self.assertRaises(Refused):
+                rpc.model(
+                    'res.user', 'import_data', ['login', 'totp_secret'],
+                    [[f'imported {name}', planted]])
+        self.assertEqual(self.stored_secret(user_id), stored)
+        self.assertEqual(self.stored_secret(admin_id), None)
+
+        copy_id, = self.client(admin).model('res.user', 'copy', [user_id])
+        self.assertIsNone(self.stored_secret(copy_id))
+        copy_id, = self.client(admin).model(
+            'res.user', 'copy', [admin_id], {'totp_secret': planted})
+        self.assertIsNone(self.stored_secret(copy_id))
+
+        with self.transaction():
+            User = Pool().get('res.user')
+            user = User(user_id)
+            user.totp_secret = planted
+            with self.assertRaises(TOTPAccessError):
+                user.save()
+
+    def test_preferences_readonly(self):
+        "Test that the status can not be set by the preferences"
+        login, user_id = self.user()
+        rpc = self.client(login)
+        for field, value in [('totp_enabled', True), ('totp_since', None)]:
+            with self.assertRaises(Refused) as context:
+                rpc.model('res.user', 'set_preferences', {field: value})
+            self.assertEqual(context.exception.args[0], 'UserError')
+
+    def test_search_enabled(self):
+        "Test the search for users with and without TOTP"
+        _, with_ = self.user(KEY)
+        _, without = self.user()
+        with self.transaction():
+            User = Pool().get('res.user')
+            for clause, expected in [
+                    (('totp_enabled', '=', True), {with_}),
+                    (('totp_enabled', '=', False), {without}),
+                    (('totp_enabled', '!=', True), {without}),
+                    (('totp_enabled', '!=', False), {with_}),
+                    (('totp_enabled', 'in', [True]), {with_}),
+                    (('totp_enabled', 'in', [True, False]), {with_, without}),
+                    (('totp_enabled', 'not in', [True]), {without}),
+                    ]:
+                with self.subTest(clause=clause):
+                    users = User.search(
+                        [clause, ('id', 'in', [with_, without])])
+                    self.assertEqual({u.id for u in users}, expected)
+            self.assertTrue(User(with_).totp_enabled)
+            self.assertFalse(User(without).totp_enabled)
+
+    def test_filter(self):
+        "Test that administrators have a filter for users without TOTP"
+        login, _ = self.user(administrator=True)
+        with self.transaction():
+            ModelData = Pool().get('ir.model.data')
+            Domain = Pool().get('ir.action.act_window.domain')
+            action = ModelData.get_id('res', 'act_user_form')
+            domains = Domain.search([('act_window', '=', action)])
+            self.assertEqual(
+                [d.name for d in domains], ["All", "Without TOTP"])
+
+    def test_views(self):
+        "Test that no view shows the secret"
+        login, _ = self.user(administrator=True)
+        rpc = self.client(login)
+        view = rpc.model('res.user', 'get_preferences_fields_view')
+        self.assertIn('totp_enabled', view['fields'])
+        self.assertNotIn('totp_secret', view['fields'])
+        with self.transaction():
+            ModelData = Pool().get('ir.model.data')
+            view_id = ModelData.get_id('res', 'user_view_form')
+        view = rpc.model('res.user', 'fields_view_get', view_id, 'form')
+        self.assertIn('totp_enabled', view['fields'])
+        self.assertIn('totp_since', view['fields'])
+        self.assertNotIn('totp_secret', view['fields'])
+
+    def test_logs(self):
+        "Test that neither key nor code is in a log at INFO or above"
+        login, user_id = self.user()
+        with self.assertLogs(level=logging.INFO) as logs:
+            rpc = self.client(login)
+            session_id, shown = rpc.start_setup()
+            code = right_code(shown['secret'], self.now)
+            with self.assertRaises(Refused):
+                rpc.confirm_setup(session_id, shown, code='123456')
+            rpc.confirm_setup(session_id, shown, code=code)
+            self.assertStaysOut(login, code)
+            next_code = right_code(shown['secret'], self.now, 1)
+            self.assertGetsIn(login, user_id, next_code)
+        output = '\n'.join(logs.output)
+        self.assertIn('res.user.setup_totp.execute', output)
+        for text in [
+                shown['secret'], shown['secret'].replace(' ', ''),
+                code, next_code, '123456']:
+            self.assertNotIn(text, output)
+
+    def test_wizard_session(self):
+        "Test that nothing of the wizard is kept in the database"
+        login, user_id = self.user(KEY)
+        rpc = self.client(login)
+        session_id, shown = rpc.start_setup()
+        rpc.wizard(
+            'execute', session_id,
+            {'start': {**shown, 'code': '123456'}}, 'start')
+        with self.transaction():
+            table = Pool().get('ir.session.wizard').__table__()
+        (data,), = self.sql(
+            table.select(table.data, where=table.id == session_id))
+        for text in [
+                shown['secret'], shown['secret'].replace(' ', ''), '123456',
+                'otpauth', 'PNG']:
+            self.assertNotIn(text, data)
+
+    def test_consumed_by_another(self):
+        "Test that a code checked is refused if another one consumes it first"
+        login, user_id = self.user(KEY)
+        with self.transaction():
+            Counter = Pool().get('res.user.totp_counter')
+            counter = Counter.check(user_id, self.code())
+        with self.transaction():
+            Counter.consume(user_id, counter)
+        with self.transaction():
+            with self.assertRaises(TOTPCodeUsedError):
+                Counter.consume(user_id, counter)
+            with self.assertRaises(TOTPCodeUsedError):
+                Counter.consume(user_id, counter - 1)
