@@ -5,9 +5,10 @@
 import datetime as dt
 import logging
 from contextlib import nullcontext
+from typing import NamedTuple
 
 from sql import Conflict, Literal, Null
-from sql.conditionals import Case
+from sql.conditionals import Case, Coalesce
 
 from trytond import backend
 from trytond.exceptions import LoginException
@@ -26,13 +27,17 @@ logger = logging.getLogger(__name__)
 # No client can send it, its keys are strings
 _ACCEPTED = object()
 _STORED = [
-    'totp_secret', 'totp_since', 'totp_pending_secret', 'totp_pending_expire']
+    'totp_secret', 'totp_generation', 'totp_since', 'totp_pending_secret',
+    'totp_pending_expire']
 
 
 class User(metaclass=PoolMeta):
     __name__ = 'res.user'
 
     totp_secret = fields.Char("TOTP Secret", readonly=True, strip=False)
+    totp_generation = fields.Integer(
+        "TOTP Generation", readonly=True,
+        help="How many secrets were in force, the one of now included.")
     totp_pending_secret = fields.Char(
         "TOTP Pending Secret", readonly=True, strip=False)
     totp_pending_expire = fields.Timestamp(
@@ -115,9 +120,9 @@ class User(metaclass=PoolMeta):
         # The client sends the code again with the answers to the methods that
         # follow, so it is consumed only once they all have passed
         if user_id in accepted:
-            counter, device_cookie = accepted[user_id]
+            match, device_cookie = accepted[user_id]
             try:
-                Counter.consume(user_id, counter)
+                Counter.consume(match)
             except TOTPCodeError as error:
                 cls._refuse_totp_code(login, device_cookie, error)
         return user_id
@@ -138,11 +143,11 @@ class User(metaclass=PoolMeta):
         device_cookie = parameters.get('device_cookie')
         user_id = cls._get_login(login)[0]
         try:
-            counter = Counter.check(user_id, code)
+            match = Counter.check(user_id, code)
             if _ACCEPTED in parameters:
-                parameters[_ACCEPTED][user_id] = counter, device_cookie
+                parameters[_ACCEPTED][user_id] = match, device_cookie
             else:
-                Counter.consume(user_id, counter)
+                Counter.consume(match)
         except TOTPCodeError as error:
             cls._refuse_totp_code(login, device_cookie, error)
         return user_id
@@ -154,7 +159,7 @@ class User(metaclass=PoolMeta):
         # get_login adds none if a method raises
         LoginAttempt.add(login, device_cookie)
         raise LoginException(
-            'totp_code', error.message, type='char') from error
+            'totp_code', error.message, type='char') from None
 
     @property
     def totp_account(self):
@@ -178,11 +183,7 @@ class User(metaclass=PoolMeta):
         The algorithm, digits and period are those of the settings.
         Raise ValueError if the key is not such a key.
         """
-        pool = Pool()
-        Counter = pool.get('res.user.totp_counter')
-
         self._put_totp_secret(totp.Secret.from_key(key).dump())
-        Counter.forget(self.id)
 
     def start_totp_setup(self):
         """Return a new secret which waits for its proof.
@@ -214,16 +215,16 @@ class User(metaclass=PoolMeta):
 
         pending = self._get_totp_pending()
         counter = Counter.match(totp.Secret.load(pending), code)
-        last = None
+        current = None
         if self.totp_enabled:
             try:
-                last = Counter.check(self.id, current_code)
+                current = Counter.check(self.id, current_code)
             except TOTPCodeError as error:
                 raise error.__class__(
                     error.message, gettext(
                         'authentication_totp.msg_totp_current_code')) from None
         self._put_totp_secret(pending, pending=pending)
-        Counter.restart(self.id, counter, last=last)
+        Counter.restart(self.id, counter, current=current)
 
     def _get_totp_pending(self):
         table = self.__table__()
@@ -249,9 +250,10 @@ class User(metaclass=PoolMeta):
         if pending:
             where &= table.totp_pending_secret == pending
         cursor.execute(*table.update(
-                [table.totp_secret, table.totp_since,
+                [table.totp_secret, table.totp_generation, table.totp_since,
                     table.totp_pending_secret, table.totp_pending_expire],
-                [secret, cls.totp_since.sql_format(_timestamp(totp.now())),
+                [secret, Coalesce(table.totp_generation, 0) + 1,
+                    cls.totp_since.sql_format(_timestamp(totp.now())),
                     Null, Null],
                 where=where))
         if not cursor.rowcount:
@@ -264,15 +266,27 @@ def _timestamp(time):
     return dt.datetime.fromtimestamp(time)
 
 
+class TOTPMatch(NamedTuple):
+    "A right code: whose, of which of the user's secrets, of which time step"
+    user: int
+    generation: int
+    counter: int
+
+
 class UserTOTPCounter(ModelSQL):
     """The time step of the last code accepted, a row for each user
 
     It is separated from res.user in order to prevent locking the user when a
     login waits for another one, and has no foreign key for the same reason.
+
+    The counter counts for one generation of the user's secrets. So a login
+    that began with a secret replaced meanwhile does not get in, nor does it
+    leave a counter of time steps that may have another length.
     """
     __name__ = 'res.user.totp_counter'
 
     user = fields.Integer("User", required=True)
+    generation = fields.Integer("Generation", required=True)
     counter = fields.Integer("Counter", required=True)
 
     @classmethod
@@ -288,7 +302,7 @@ class UserTOTPCounter(ModelSQL):
     def match(cls, secret, code):
         """Return the counter of the time step for which code is right.
 
-        Raise TOTPCodeError if it is for none.
+        Raise TOTPCodeError if it is right for none.
         """
         counter = secret.match(code, totp.now()) if secret else None
         if counter is None:
@@ -298,26 +312,26 @@ class UserTOTPCounter(ModelSQL):
 
     @classmethod
     def check(cls, user_id, code):
-        """Return the counter of the time step for which code is right.
+        """Return the TOTPMatch of a right code for the user's secret.
 
         user_id: the id of the user, or None for one who does not exist
         code: what a client sent, of any type
-        Raise TOTPCodeError if it is right for no step, TOTPCodeUsedError if
-        one as late was already accepted (RFC 6238 section 5.2).
-        The code stays usable until consume accepts the counter.
+        Raise TOTPCodeError if it is right for no time step, TOTPCodeUsedError
+        if one as late was already accepted (RFC 6238 section 5.2).
+        The code stays usable until consume accepts the match.
         """
-        secret, last = cls._get(user_id)
+        secret, generation, last = cls._get(user_id)
         counter = cls.match(secret, code)
         if last is not None and counter <= last:
             cls._raise_used()
-        return counter
+        return TOTPMatch(user_id, generation, counter)
 
     @classmethod
-    def consume(cls, user_id, counter):
-        """Accept the counter for the user, once.
+    def consume(cls, match):
+        """Accept the match, once.
 
-        Raise TOTPCodeUsedError if one as late was already accepted, be it by
-        another process at the same time.
+        Raise TOTPCodeUsedError if one as late was already accepted or the
+        secret replaced, be it by another process at the same time.
         """
         # The statement must see what was committed since this transaction
         # began. But SQLite has a single writer, which may be this one.
@@ -326,24 +340,18 @@ class UserTOTPCounter(ModelSQL):
         else:
             statement = Transaction().new_transaction(autocommit=True)
         with statement:
-            cls._accept(user_id, counter, last=counter)
+            cls._accept(match, match)
 
     @classmethod
-    def restart(cls, user_id, counter, last=None):
-        """Start to count anew with the counter, for another secret.
+    def restart(cls, user_id, counter, current=None):
+        """Accept the counter for the user's secret, which has just changed.
 
-        last: the counter of the code made with the secret that was in force,
-        which is consumed
-        Raise TOTPCodeUsedError if last was already accepted.
+        current: the match of the secret that was in force, which is consumed
+        Raise TOTPCodeUsedError if current can not be consumed.
         """
-        cls._accept(user_id, counter, last=last)
-
-    @classmethod
-    def forget(cls, user_id):
-        "Start to count anew with nothing accepted."
-        table = cls.__table__()
-        cursor = Transaction().connection.cursor()
-        cursor.execute(*table.delete(where=table.user == user_id))
+        _, generation, _ = cls._get(user_id)
+        match = TOTPMatch(user_id, generation, counter)
+        cls._accept(match, current or match)
 
     @classmethod
     def _get(cls, user_id):
@@ -353,29 +361,35 @@ class UserTOTPCounter(ModelSQL):
         user = User.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*user
-            .join(table, 'LEFT', condition=table.user == user.id)
+            .join(table, 'LEFT',
+                condition=(table.user == user.id)
+                & (table.generation == user.totp_generation))
             .select(
-                user.totp_secret, table.counter,
+                user.totp_secret, user.totp_generation, table.counter,
                 where=user.id == user_id))
-        stored, last = cursor.fetchone() or (None, None)
+        stored, generation, last = cursor.fetchone() or (None, None, None)
         try:
-            return totp.Secret.load(stored) if stored else None, last
+            secret = totp.Secret.load(stored) if stored else None
         except ValueError:
             logger.error("unreadable TOTP secret of user %s", user_id)
-            return None, last
+            secret = None
+        return secret, generation, last
 
     @classmethod
-    def _accept(cls, user_id, counter, last=None):
+    def _accept(cls, match, consumed):
+        "Store the match if nothing as late as the consumed one is stored"
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.insert(
-                [table.user, table.counter], [[user_id, counter]],
+                [table.user, table.generation, table.counter], [list(match)],
                 on_conflict=Conflict(
                     table,
                     indexed_columns=[table.user],
-                    columns=[table.counter],
-                    values=[counter],
-                    where=table.counter < last if last is not None else None)))
+                    columns=[table.generation, table.counter],
+                    values=[match.generation, match.counter],
+                    where=(table.generation < consumed.generation)
+                    | ((table.generation == consumed.generation)
+                        & (table.counter < consumed.counter)))))
         if not cursor.rowcount:
             cls._raise_used()
 

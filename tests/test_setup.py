@@ -483,11 +483,53 @@ class SetupTestCase(TOTPTestCase):
         login, user_id = self.user(KEY)
         with self.transaction():
             Counter = Pool().get('res.user.totp_counter')
-            counter = Counter.check(user_id, self.code())
+            match = Counter.check(user_id, self.code())
         with self.transaction():
-            Counter.consume(user_id, counter)
+            Counter.consume(match)
+        for steps in [0, -1]:
+            with self.transaction():
+                with self.assertRaises(TOTPCodeUsedError):
+                    Counter.consume(
+                        match._replace(counter=match.counter + steps))
+
+    def test_replaced_by_another(self):
+        "Test that a code checked is refused if its key is replaced first"
+        login, user_id = self.user(KEY)
+        for period in ['15', '30', '60']:
+            with self.subTest(period=period):
+                with self.transaction():
+                    user = Pool().get('res.user')(user_id)
+                    user.set_totp_key(KEY)
+                    Counter = Pool().get('res.user.totp_counter')
+                    match = Counter.check(
+                        user_id, pyotp.TOTP(
+                            KEY, interval=totp.setting('period')
+                            ).at(self.now))
+                self.set_totp('period', period)
+                with self.transaction():
+                    user = Pool().get('res.user')(user_id)
+                    authenticator = pyotp.TOTP(
+                        user.start_totp_setup().text.replace(' ', ''),
+                        interval=int(period))
+                    with patch.object(Counter, 'check', return_value=match):
+                        user.finish_totp_setup(authenticator.at(self.now))
+                with self.transaction():
+                    with self.assertRaises(TOTPCodeUsedError):
+                        Counter.consume(match)
+                self.assertGetsIn(
+                    login, user_id,
+                    authenticator.at(self.now + int(period)))
+
+    def test_late_login(self):
+        "Test that a login which began before set_totp_key harms no later one"
+        login, user_id = self.user(KEY)
         with self.transaction():
-            with self.assertRaises(TOTPCodeUsedError):
-                Counter.consume(user_id, counter)
-            with self.assertRaises(TOTPCodeUsedError):
-                Counter.consume(user_id, counter - 1)
+            Counter = Pool().get('res.user.totp_counter')
+            match = Counter.check(user_id, self.code())
+        self.set_totp('period', '60')
+        with self.transaction():
+            Pool().get('res.user')(user_id).set_totp_key(OTHER_KEY)
+        with self.transaction():
+            Counter.consume(match)
+        self.assertGetsIn(
+            login, user_id, pyotp.TOTP(OTHER_KEY, interval=60).at(self.now))

