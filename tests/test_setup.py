@@ -12,7 +12,7 @@ from PIL import Image
 
 from trytond.modules.authentication_totp import totp, user
 from trytond.modules.authentication_totp.exceptions import (
-    TOTPAccessError, TOTPCodeUsedError)
+    TOTPAccessError, TOTPCodeUsedError, TOTPSetupError)
 from trytond.pool import Pool
 
 from .tools import KEY, PASSWORD, RPC, Refused, TOTPTestCase, right_code
@@ -225,6 +225,25 @@ class SetupTestCase(TOTPTestCase):
             EXPIRED, rpc.confirm_setup, session_id, shown,
             code=right_code(shown['secret'], self.now),
             current_code=right_code(shown['secret'], self.now))
+
+    def test_confirmed_by_another(self):
+        "Test that a new key which another request confirms first is refused"
+        login, user_id = self.user()
+        with self.transaction():
+            User = Pool().get('res.user')
+            user = User(user_id)
+            secret = user.start_totp_setup()
+            pending = user._get_totp_pending()
+            code = right_code(secret.text, self.now)
+            user.finish_totp_setup(code)
+        with self.transaction():
+            user = User(user_id)
+            with patch.object(
+                    User, '_get_totp_pending', return_value=pending):
+                with self.assertRaises(TOTPSetupError):
+                    user.finish_totp_setup(
+                        right_code(secret.text, self.now, 1),
+                        right_code(secret.text, self.now, 1))
 
     def test_started_again(self):
         "Test that starting again shows another key and drops the first"
