@@ -10,4 +10,14 @@ demo-clean:
 e2e:
 	@$(PYTHON) -m e2e.run
 
-.PHONY: demo demo-clean e2e
+test: .venv/bin/tox
+	.venv/bin/tox run-parallel --parallel 2 --parallel-live
+
+style: .venv/bin/ruff
+	.venv/bin/ruff check .
+
+.venv/bin/tox .venv/bin/ruff:
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet tox ruff
+
+.PHONY: demo demo-clean e2e test style
