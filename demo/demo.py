@@ -77,8 +77,7 @@ def build(path, recipe, make):
 
 
 def pip_install(venv, *packages):
-    # The old way to install an editable module misses its package
-    run(venv / 'bin' / 'pip', 'install', '--quiet', '--use-pep517',
+    run(venv / 'bin' / 'pip', 'install', '--quiet',
         '--disable-pip-version-check', *packages)
 
 
@@ -197,7 +196,8 @@ class Server:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('port', type=int)
+    parser.add_argument(
+        'port', type=int, choices=range(1, 2 ** 16), metavar='PORT')
     port = parser.parse_args().port
     if answers(port):
         sys.exit(

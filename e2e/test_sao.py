@@ -129,9 +129,9 @@ class SaoTestCase(unittest.TestCase):
     def test_setup_and_login(self):
         "Test setting TOTP up and logging in with it"
         self.screenshots = 0
-        # High enough to show the wizard whole
+        # A small laptop
         self.page = self.browser.new_page(
-            viewport={'width': 1280, 'height': 900})
+            viewport={'width': 1280, 'height': 720})
         self.page.goto(self.url)
         self.login()
         self.answer('totp_code', CODE, '', 'blank')
