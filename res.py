@@ -44,7 +44,7 @@ class User(metaclass=PoolMeta):
         "TOTP Pending Secret", readonly=True, strip=False, loading='lazy')
     totp_pending_expire = fields.Timestamp(
         "TOTP Pending Expire", readonly=True)
-    totp_since = fields.Timestamp(
+    totp_since = fields.DateTime(
         "TOTP Since", readonly=True,
         states={
             'invisible': ~Eval('totp_enabled', False),
@@ -104,6 +104,13 @@ class User(metaclass=PoolMeta):
                         'authentication_totp.msg_totp_field_readonly',
                         **cls.__names__(name)))
         return values
+
+    @classmethod
+    def get_preferences_fields_view(cls):
+        view = super().get_preferences_fields_view()
+        for name in ['totp_enabled', 'totp_since']:
+            view['fields'][name]['readonly'] = True
+        return view
 
     @classmethod
     def copy(cls, users, default=None):
@@ -255,7 +262,8 @@ class User(metaclass=PoolMeta):
                 [table.totp_secret, table.totp_generation, table.totp_since,
                     table.totp_pending_secret, table.totp_pending_expire],
                 [secret, Coalesce(table.totp_generation, 0) + 1,
-                    cls.totp_since.sql_format(_timestamp(totp.now())),
+                    cls.totp_since.sql_format(
+                        _timestamp(totp.now()).replace(microsecond=0)),
                     Null, Null],
                 where=where))
         if not cursor.rowcount:

@@ -450,8 +450,10 @@ class SetupTestCase(TOTPTestCase):
         login, _ = self.user(administrator=True)
         rpc = self.client(login)
         view = rpc.model('res.user', 'get_preferences_fields_view')
-        self.assertIn('totp_enabled', view['fields'])
         self.assertNotIn('totp_secret', view['fields'])
+        for name in ['totp_enabled', 'totp_since']:
+            self.assertTrue(view['fields'][name]['readonly'])
+        self.assertFalse(view['fields']['email']['readonly'])
         with self.transaction():
             ModelData = Pool().get('ir.model.data')
             view_id = ModelData.get_id('res', 'user_view_form')
