@@ -4,13 +4,11 @@
 
 import datetime as dt
 import logging
-from contextlib import nullcontext
 from typing import NamedTuple
 
 from sql import Conflict, Literal, Null
 from sql.conditionals import Case, Coalesce
 
-from trytond import backend
 from trytond.exceptions import LoginException
 from trytond.i18n import gettext
 from trytond.model import ModelSQL, Unique, fields
@@ -341,16 +339,12 @@ class UserTOTPCounter(ModelSQL):
         """Accept the match, once.
 
         Raise TOTPCodeUsedError if one as late was already accepted or the
-        secret replaced, be it by another process at the same time.
+        secret replaced. If another process does so at the same time, raise
+        DatabaseOperationalError so that the login is tried again, and refused.
         """
-        # The statement must see what was committed since this transaction
-        # began. But SQLite has a single writer, which may be this one.
-        if backend.name == 'sqlite':
-            statement = nullcontext()
-        else:
-            statement = Transaction().new_transaction(autocommit=True)
-        with statement:
-            cls._accept(match, match)
+        # A transaction of its own would need a second connection, and when
+        # many log in at once each would wait for the others to give theirs
+        cls._accept(match, match)
 
     @classmethod
     def restart(cls, user_id, counter, current=None):

@@ -172,17 +172,29 @@ class ConcurrencyTestCase(TOTPTestCase):
             self.now += 60
 
     def test_killed(self):
-        "Test that a login which dies before its commit leaves the code used"
+        "Test that a login which dies before its commit never was"
         login, user_id = self.user(KEY)
         self.set_config('session', 'authentications', 'totp')
         parameters = {'totp_code': self.code()}
-        with patch.object(
-                Transaction, 'commit', side_effect=SystemExit):
+        with patch.object(Transaction, 'commit', side_effect=SystemExit):
             with self.assertRaises(SystemExit):
                 security.login(DB_NAME, login, parameters, cache=False)
+        self.assertEqual(
+            security.login(DB_NAME, login, parameters, cache=False), user_id)
         with self.assertRaises(LoginException) as context:
             security.login(DB_NAME, login, parameters, cache=False)
         self.assertEqual(context.exception.message, USED)
+
+    def test_few_connections(self):
+        "Test that those who log in at once do not wait for each other"
+        self.set_config('database', 'maxconn', '4')
+        self.set_config('session', 'authentications', 'totp')
+        users = [self.user(KEY) for _ in range(16)]
+        results = at_once(
+            lambda login: security.login(
+                DB_NAME, login, {'totp_code': self.code()}, cache=False),
+            [login for login, _ in users])
+        self.assertEqual(results, [user_id for _, user_id in users])
 
 
 @unittest.skipUnless(
