@@ -58,7 +58,6 @@ setup(
         'test': [
             'proteus >= 8.0, < 8.3',
             'pyotp',
-            'time-machine',
             'trytond[qrcode]',
             'trytond_authentication_sms >= 8.0, < 8.3',
             'zxing-cpp',
