@@ -23,9 +23,8 @@ from trytond.pool import Pool
 from trytond.tests.test_tryton import DB_NAME
 from trytond.transaction import Transaction
 
-from .tools import KEY, PASSWORD, TOTPTestCase, right_code
+from .tools import KEY, PASSWORD, USED, TOTPTestCase, right_code
 
-USED = "The code was already used. Wait for the next one and enter it."
 THREADS = 32
 # The command trytond, where who failed does not wait as core wants it
 SERVER = """

@@ -9,11 +9,9 @@ from trytond.exceptions import RateLimitException
 from trytond.pool import Pool
 from trytond.tests.test_tryton import DB_NAME
 
-from .tools import KEY, PASSWORD, TOTPTestCase
+from .tools import KEY, PASSWORD, USED, WRONG, TOTPTestCase
 
 ASK = "Enter the code that your authenticator shows for %s."
-WRONG = "The code is wrong. Enter the code that your authenticator shows now."
-USED = "The code was already used. Wait for the next one and enter it."
 
 
 class LoginTestCase(TOTPTestCase):

@@ -15,14 +15,13 @@ from trytond.modules.authentication_totp.exceptions import (
     TOTPAccessError, TOTPCodeUsedError, TOTPSetupError)
 from trytond.pool import Pool
 
-from .tools import KEY, PASSWORD, RPC, Refused, TOTPTestCase, right_code
+from .tools import (
+    KEY, OTHER_KEY, PASSWORD, RPC, USED, WRONG, Refused, TOTPTestCase,
+    right_code)
 
-WRONG = "The code is wrong. Enter the code that your authenticator shows now."
-USED = "The code was already used. Wait for the next one and enter it."
 EXPIRED = (
     "The new key is no longer valid. "
     "Close the wizard, start it again and scan the new QR code.")
-OTHER_KEY = 'MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U'
 
 
 class SetupTestCase(TOTPTestCase):

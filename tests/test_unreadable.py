@@ -7,9 +7,8 @@ import json
 
 from trytond.pool import Pool
 
-from .tools import KEY, PASSWORD, RPC, Refused, TOTPTestCase
+from .tools import KEY, OTHER_KEY, PASSWORD, RPC, Refused, TOTPTestCase
 
-OTHER_KEY = 'MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U'
 FIELDS = ['totp_secret', 'totp_pending_secret']
 
 
@@ -66,8 +65,7 @@ class UnreadableTestCase(TOTPTestCase):
                     'relation of an export', 'res.user.application',
                     'export_data', [self.application_id],
                     [path.replace('.', '/')])
-        yield 'all fields', 'res.user', 'read', [owner], [
-            name for name in self.readable]
+        yield 'all fields', 'res.user', 'read', [owner], self.readable
         yield 'preferences', 'res.user', 'get_preferences', False
         yield 'counter', 'res.user.totp_counter', 'read', [1], ['counter']
         yield 'counter search', 'res.user.totp_counter', 'search', []

@@ -4,7 +4,6 @@
 
 import json
 from base64 import b64encode
-from contextlib import contextmanager
 from unittest.mock import patch
 
 import pyotp
@@ -24,7 +23,10 @@ from trytond.transaction import Transaction
 from trytond.wsgi import app
 
 KEY = 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ'
+OTHER_KEY = 'MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U'
 PASSWORD = 'correct horse'
+WRONG = "The code is wrong. Enter the code that your authenticator shows now."
+USED = "The code was already used. Wait for the next one and enter it."
 CHEAP_HASH = PasswordHash(
     [Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1)])
 
@@ -136,10 +138,8 @@ class TOTPTestCase(TestCase):
     def set_totp(self, option, value):
         self.set_config('authentication_totp', option, value)
 
-    @contextmanager
     def transaction(self, user=0):
-        with Transaction().start(DB_NAME, user) as transaction:
-            yield transaction
+        return Transaction().start(DB_NAME, user)
 
     def user(self, key=None, administrator=False):
         "Commit a user, named after the test, with the key in force"
@@ -162,8 +162,8 @@ class TOTPTestCase(TestCase):
                 user.set_totp_key(key)
             return user.login, user.id
 
-    def code(self, steps=0, key=KEY):
-        return right_code(key, self.now, steps)
+    def code(self, steps=0):
+        return right_code(KEY, self.now, steps)
 
     def sql(self, query):
         with self.transaction() as transaction:
