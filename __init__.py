@@ -10,3 +10,4 @@ except totp.SettingError as error:
     # The server imports every module at start, whatever the database: a line
     # on stderr is what its administrator can read
     raise SystemExit(str(error)) from None
+totp.warn_if_unsealed()

@@ -14,6 +14,10 @@ class TOTPCodeUsedError(TOTPCodeError):
     pass
 
 
+class TOTPWaitError(TOTPCodeError):
+    pass
+
+
 class TOTPSetupError(UserError):
     pass
 

@@ -4,26 +4,32 @@
 
 import datetime as dt
 import logging
+import math
 from typing import NamedTuple
 
-from sql import Conflict, Literal, Null
+from sql import Conflict, For, Literal, Null
 from sql.conditionals import Case, Coalesce
+from sql.functions import Abs
 
+from trytond import backend
 from trytond.exceptions import LoginException
 from trytond.i18n import gettext
-from trytond.model import ModelSQL, Unique, fields
+from trytond.model import ModelSQL, ModelView, Unique, dualmethod, fields
 from trytond.pool import Pool, PoolMeta
 from trytond.pyson import Eval
+from trytond.report import Report
 from trytond.transaction import Transaction
 
 from . import totp
 from .exceptions import (
-    TOTPAccessError, TOTPCodeError, TOTPCodeUsedError, TOTPSetupError)
+    TOTPAccessError, TOTPCodeError, TOTPCodeUsedError, TOTPSetupError,
+    TOTPWaitError)
 
 logger = logging.getLogger(__name__)
 
 # No client can send it, its keys are strings
 _ACCEPTED = object()
+_PASSED = object()
 _STORED = [
     'totp_secret', 'totp_generation', 'totp_since', 'totp_pending_secret',
     'totp_pending_expire']
@@ -53,10 +59,41 @@ class User(metaclass=PoolMeta):
             "TOTP Enabled",
             help="Checked if the user has set up an authenticator."),
         'get_totp_enabled', searcher='search_totp_enabled')
+    totp_failures = fields.Function(
+        fields.Integer(
+            "TOTP Failures",
+            states={
+                'invisible': ~Eval('totp_enabled', False),
+                },
+            help="The wrong codes since the last right one."),
+        'get_totp_guesses')
+    totp_waiting_until = fields.Function(
+        fields.DateTime(
+            "TOTP Waiting Until",
+            states={
+                'invisible': ~Eval('totp_waiting_until'),
+                },
+            help="Until when no code is accepted because of wrong ones."),
+        'get_totp_guesses')
+    totp_locked = fields.Function(
+        fields.Boolean(
+            "TOTP Locked",
+            states={
+                'invisible': ~Eval('totp_enabled', False),
+                },
+            help="Checked if no code is accepted any more because of too many "
+            "wrong ones."),
+        'get_totp_guesses')
 
     @classmethod
     def __setup__(cls):
         super().__setup__()
+        cls._buttons.update({
+                'unlock_totp': {
+                    'invisible': ~Eval('totp_failures', 0),
+                    'depends': ['totp_failures'],
+                    },
+                })
         cls._preferences_fields.extend(['totp_enabled', 'totp_since'])
 
     # The ORM reads nothing from the columns of the secrets, whoever asks and
@@ -94,6 +131,31 @@ class User(metaclass=PoolMeta):
                     table.id, where=Operator(enabled, value)))]
 
     @classmethod
+    def get_totp_guesses(cls, users, names):
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        result = {name: {} for name in names}
+        guesses = Counter.guesses([u.id for u in users])
+        for user in users:
+            failures, waiting_until, locked = guesses.get(
+                user.id, (0, None, False))
+            values = {
+                'totp_failures': failures,
+                'totp_waiting_until': waiting_until,
+                'totp_locked': locked,
+                }
+            for name in names:
+                result[name][user.id] = values[name]
+        return result
+
+    @dualmethod
+    @ModelView.button
+    def unlock_totp(cls, users):
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        Counter.unlock([u.id for u in users])
+
+    @classmethod
     def preprocess_values(cls, mode, values):
         values = super().preprocess_values(mode, values)
         for name in values.keys() & {'totp_enabled', *_STORED}:
@@ -127,12 +189,20 @@ class User(metaclass=PoolMeta):
         # The client sends the code again with the answers to the methods that
         # follow, so it is consumed only once they all have passed
         if user_id in accepted:
-            match, device_cookie = accepted[user_id]
+            match = accepted[user_id]
             try:
                 Counter.consume(match)
             except TOTPCodeError as error:
-                cls._refuse_totp_code(login, device_cookie, error)
+                cls._refuse_totp_code(login, parameters, error)
+            if match.stale:
+                cls(user_id)._reseal_totp()
         return user_id
+
+    @classmethod
+    def _check_login_options(cls, options, login, parameters):
+        # Called only once an earlier factor has passed, even without options
+        parameters[_PASSED] = True
+        return super()._check_login_options(options, login, parameters)
 
     @classmethod
     def _login_totp(cls, login, parameters):
@@ -147,26 +217,38 @@ class User(metaclass=PoolMeta):
         code = parameters['totp_code']
         if totp.is_blank(code):
             return
-        device_cookie = parameters.get('device_cookie')
         user_id = cls._get_login(login)[0]
         try:
-            match = Counter.check(user_id, code)
+            match = Counter.check(
+                user_id, code,
+                known_device=bool(parameters.get('device_cookie')),
+                silent=_PASSED not in parameters)
             if _ACCEPTED in parameters:
-                parameters[_ACCEPTED][user_id] = match, device_cookie
+                parameters[_ACCEPTED][user_id] = match
             else:
                 Counter.consume(match)
         except TOTPCodeError as error:
-            cls._refuse_totp_code(login, device_cookie, error)
+            cls._refuse_totp_code(login, parameters, error)
         return user_id
 
     @classmethod
-    def _refuse_totp_code(cls, login, device_cookie, error):
+    def _refuse_totp_code(cls, login, parameters, error):
         pool = Pool()
         LoginAttempt = pool.get('res.user.login.attempt')
+        transaction = Transaction()
+        message = error.message
+        if _PASSED not in parameters:
+            # Only a right code was used, the rest is the same for everybody
+            if not isinstance(error, TOTPCodeUsedError):
+                message = gettext('authentication_totp.msg_totp_code_refused')
+        elif isinstance(error, TOTPWaitError):
+            # No code was tried, so neither is it an attempt nor has the
+            # server to sleep as core wants it after the attempts of before
+            transaction._atexit.clear()
+            raise LoginException('totp_code', message, type='char') from None
         # get_login adds none if a method raises
-        LoginAttempt.add(login, device_cookie)
-        raise LoginException(
-            'totp_code', error.message, type='char') from None
+        LoginAttempt.add(login, parameters.get('device_cookie'))
+        raise LoginException('totp_code', message, type='char') from None
 
     @property
     def totp_account(self):
@@ -190,7 +272,10 @@ class User(metaclass=PoolMeta):
         The algorithm, digits and period are those of the settings.
         Raise ValueError if the key is not such a key.
         """
-        self._put_totp_secret(totp.Secret.from_key(key).dump())
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        self._put_totp_secret(totp.Secret.from_key(key).dump(self.id))
+        Counter.restart(self.id)
 
     def start_totp_setup(self):
         """Return a new secret which waits for its proof.
@@ -204,7 +289,7 @@ class User(metaclass=PoolMeta):
         expire = _timestamp(totp.now() + totp.setting('setup_timeout'))
         cursor.execute(*table.update(
                 [table.totp_pending_secret, table.totp_pending_expire],
-                [secret.dump(),
+                [secret.dump(self.id),
                     self.__class__.totp_pending_expire.sql_format(expire)],
                 where=table.id == self.id))
         return secret
@@ -221,12 +306,14 @@ class User(metaclass=PoolMeta):
         Counter = pool.get('res.user.totp_counter')
 
         pending = self._get_totp_pending()
-        counter = Counter.match(totp.Secret.load(pending), code)
+        counter = Counter.match(totp.Secret.load(pending, self.id), code)
         current = None
         if self.totp_enabled:
             try:
                 current = Counter.check(self.id, current_code)
             except TOTPCodeError as error:
+                # The failure, which is all that was written, must stay
+                Transaction().commit()
                 raise error.__class__(
                     error.message, gettext(
                         'authentication_totp.msg_totp_current_code')) from None
@@ -248,6 +335,17 @@ class User(metaclass=PoolMeta):
             raise TOTPSetupError(
                 gettext('authentication_totp.msg_totp_setup_expired'))
         return row[0]
+
+    def _reseal_totp(self):
+        table = self.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.select(
+                table.totp_secret, where=table.id == self.id))
+        stored, = cursor.fetchone()
+        secret = totp.Secret.load(stored, self.id)
+        cursor.execute(*table.update(
+                [table.totp_secret], [secret.dump(self.id)],
+                where=(table.id == self.id) & (table.totp_secret == stored)))
 
     def _put_totp_secret(self, secret, pending=None):
         cls = self.__class__
@@ -279,10 +377,12 @@ class TOTPMatch(NamedTuple):
     user: int
     generation: int
     counter: int
+    known_device: bool = False
+    stale: bool = False
 
 
 class UserTOTPCounter(ModelSQL):
-    """The time step of the last code accepted, a row for each user
+    """The last code accepted and the failures since, a row for each user
 
     It is separated from res.user in order to prevent locking the user when a
     login waits for another one, and has no foreign key for the same reason.
@@ -290,12 +390,23 @@ class UserTOTPCounter(ModelSQL):
     The counter counts for one generation of the user's secrets. So a login
     that began with a secret replaced meanwhile does not get in, nor does it
     leave a counter of time steps that may have another length.
+
+    The failures of known devices count apart, so that who guesses from
+    elsewhere does not lock them out.
     """
     __name__ = 'res.user.totp_counter'
 
     user = fields.Integer("User", required=True)
     generation = fields.Integer("Generation", required=True)
     counter = fields.Integer("Counter", required=True)
+    failures = fields.Integer("Failures")
+    failed = fields.Float(
+        "Failed", help="When the last one was, in seconds since the epoch.")
+    wait = fields.Integer(
+        "Wait", help="For how many seconds no code is evaluated from then on.")
+    device_failures = fields.Integer("Failures of Known Devices")
+    device_failed = fields.Float("Failed of Known Devices")
+    device_wait = fields.Integer("Wait of Known Devices")
 
     @classmethod
     def __setup__(cls):
@@ -319,24 +430,52 @@ class UserTOTPCounter(ModelSQL):
         return counter
 
     @classmethod
-    def check(cls, user_id, code):
+    def check(cls, user_id, code, known_device=False, silent=False):
         """Return the TOTPMatch of a right code for the user's secret.
 
         user_id: the id of the user, or None for one who does not exist
         code: what a client sent, of any type
+        known_device: whether it comes from a device that the user has used
+        silent: whether it must take as long for a user without secret
         Raise TOTPCodeError if it is right for no time step, TOTPCodeUsedError
-        if one as late was already accepted (RFC 6238 section 5.2).
+        if one as late was already accepted (RFC 6238 section 5.2), and count
+        the failure. The caller must commit it before the answer leaves.
+        Raise TOTPWaitError without looking at the code if there were too many
+        failures (RFC 4226 section 7.3, NIST SP 800-63B-4 section 3.2.2).
         The code stays usable until consume accepts the match.
         """
-        secret, generation, last = cls._get(user_id)
-        counter = cls.match(secret, code)
-        if last is not None and counter <= last:
-            cls._raise_used()
-        return TOTPMatch(user_id, generation, counter)
+        row = cls._lock(user_id, known_device)
+        if not row:
+            if silent:
+                totp.match_nothing(code, totp.now())
+                cls._fail(0, -1, known_device)
+            else:
+                cls._raise_wait(user_id, known_device)
+            raise TOTPCodeError(
+                gettext('authentication_totp.msg_totp_code_wrong'))
+        stored, generation, last, failures = row
+        try:
+            secret = totp.Secret.load(stored, user_id)
+        except ValueError:
+            logger.error("unreadable TOTP secret of user %s", user_id)
+            secret = None
+        try:
+            counter = cls.match(secret, code)
+            if counter <= last:
+                cls._warn_if_ahead(user_id, secret, last)
+                cls._raise_used()
+        except TOTPCodeError:
+            if not cls._fail(user_id, failures, known_device):
+                # Where rows can not be locked, another one was faster
+                raise backend.DatabaseOperationalError(
+                    "concurrent TOTP failures") from None
+            raise
+        return TOTPMatch(
+            user_id, generation, counter, known_device, totp.is_stale(stored))
 
     @classmethod
     def consume(cls, match):
-        """Accept the match, once.
+        """Accept the match, once, and forget the failures of before.
 
         Raise TOTPCodeUsedError if one as late was already accepted or the
         secret replaced. If another process does so at the same time, raise
@@ -344,58 +483,167 @@ class UserTOTPCounter(ModelSQL):
         """
         # A transaction of its own would need a second connection, and when
         # many log in at once each would wait for the others to give theirs
-        cls._accept(match, match)
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        failures, _, wait = cls._guesses(table, match.known_device)
+        cursor.execute(*table.update(
+                [table.counter, failures, wait], [match.counter, 0, 0],
+                where=(table.user == match.user)
+                & (table.generation == match.generation)
+                & (table.counter < match.counter)))
+        if not cursor.rowcount:
+            cls._raise_used()
 
     @classmethod
-    def restart(cls, user_id, counter, current=None):
-        """Accept the counter for the user's secret, which has just changed.
+    def restart(cls, user_id, counter=-1, current=None):
+        """Begin anew with the user's secret, which has just changed.
 
+        counter: the time step of its code that is already used, -1 for none
         current: the match of the secret that was in force, which is consumed
         Raise TOTPCodeUsedError if current can not be consumed.
         """
-        _, generation, _ = cls._get(user_id)
-        match = TOTPMatch(user_id, generation, counter)
-        cls._accept(match, current or match)
-
-    @classmethod
-    def _get(cls, user_id):
         pool = Pool()
         User = pool.get('res.user')
         table = cls.__table__()
         user = User.__table__()
         cursor = Transaction().connection.cursor()
-        cursor.execute(*user
-            .join(table, 'LEFT',
-                condition=(table.user == user.id)
-                & (table.generation == user.totp_generation))
-            .select(
-                user.totp_secret, user.totp_generation, table.counter,
-                where=user.id == user_id))
-        stored, generation, last = cursor.fetchone() or (None, None, None)
-        try:
-            secret = totp.Secret.load(stored) if stored else None
-        except ValueError:
-            logger.error("unreadable TOTP secret of user %s", user_id)
-            secret = None
-        return secret, generation, last
-
-    @classmethod
-    def _accept(cls, match, consumed):
-        "Store the match if nothing as late as the consumed one is stored"
-        table = cls.__table__()
-        cursor = Transaction().connection.cursor()
+        cursor.execute(*user.select(
+                user.totp_generation, where=user.id == user_id))
+        generation, = cursor.fetchone()
+        consumed = current or TOTPMatch(user_id, generation, counter)
+        values = {
+            'generation': generation, 'counter': counter,
+            'failures': 0, 'wait': 0,
+            'device_failures': 0, 'device_wait': 0,
+            }
+        columns = [getattr(table, name) for name in values]
         cursor.execute(*table.insert(
-                [table.user, table.generation, table.counter], [list(match)],
+                [table.user, *columns], [[user_id, *values.values()]],
                 on_conflict=Conflict(
                     table,
                     indexed_columns=[table.user],
-                    columns=[table.generation, table.counter],
-                    values=[match.generation, match.counter],
+                    columns=columns,
+                    values=list(values.values()),
                     where=(table.generation < consumed.generation)
                     | ((table.generation == consumed.generation)
                         & (table.counter < consumed.counter)))))
         if not cursor.rowcount:
             cls._raise_used()
+
+    @classmethod
+    def guesses(cls, user_ids):
+        """Return for each user with a row the failures since the last right
+        code, until when no code is accepted, and whether none is any more.
+        """
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        guesses = {}
+        now = totp.now()
+        for known_device in [False, True]:
+            cursor.execute(*table.select(
+                    table.user, *cls._guesses(table, known_device),
+                    where=fields.SQL_OPERATORS['in'](table.user, user_ids)))
+            for user_id, failures, failed, wait in cursor:
+                total, until, locked = guesses.get(user_id, (0, None, False))
+                if wait and abs(now - failed) < wait:
+                    times = filter(None, [until, failed + wait])
+                    until = max(times)
+                guesses[user_id] = (
+                    total + (failures or 0), until,
+                    locked
+                    or (failures or 0) >= totp.setting('max_failures'))
+        return {
+            user_id: (
+                failures,
+                _timestamp(until).replace(microsecond=0) if until else None,
+                locked)
+            for user_id, (failures, until, locked) in guesses.items()}
+
+    @classmethod
+    def unlock(cls, user_ids):
+        "Forget the failures of the users."
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.update(
+                [table.failures, table.wait,
+                    table.device_failures, table.device_wait],
+                [0, 0, 0, 0],
+                where=fields.SQL_OPERATORS['in'](table.user, user_ids)))
+
+    @classmethod
+    def _guesses(cls, table, known_device):
+        prefix = 'device_' if known_device else ''
+        return [
+            getattr(table, prefix + name)
+            for name in ['failures', 'failed', 'wait']]
+
+    @classmethod
+    def _lock(cls, user_id, known_device):
+        """Return stored secret, generation, counter and failures, if a code
+        may be evaluated now, with the row locked against parallel guesses
+        """
+        pool = Pool()
+        User = pool.get('res.user')
+        transaction = Transaction()
+        table = cls.__table__()
+        user = User.__table__()
+        failures, failed, wait = cls._guesses(table, known_device)
+        # A join would lock the user as well
+        stored = user.select(
+            user.totp_secret,
+            where=(user.id == table.user)
+            & (user.totp_generation == table.generation))
+        query = table.select(
+            stored, table.generation, table.counter, Coalesce(failures, 0),
+            # Who must wait takes no lock, so that a flood holds up nobody
+            where=(table.user == user_id)
+            & (Coalesce(failures, 0) < totp.setting('max_failures'))
+            # A clock set back does not make the wait longer
+            & (Abs(Coalesce(failed, 0) - totp.now()) >= Coalesce(wait, 0)))
+        if transaction.database.has_select_for():
+            query.for_ = For('UPDATE')
+        cursor = transaction.connection.cursor()
+        cursor.execute(*query)
+        return cursor.fetchone()
+
+    @classmethod
+    def _fail(cls, user_id, failures, known_device):
+        "Count one failure more than failures, return whether it was so many"
+        table = cls.__table__()
+        columns = cls._guesses(table, known_device)
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.update(
+                columns,
+                [failures + 1, float(totp.now()), totp.wait(failures + 1)],
+                where=(table.user == user_id)
+                & (Coalesce(columns[0], 0) == failures)))
+        return bool(cursor.rowcount)
+
+    @classmethod
+    def _raise_wait(cls, user_id, known_device):
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.select(
+                *cls._guesses(table, known_device),
+                where=table.user == user_id))
+        failures, failed, wait = cursor.fetchone() or (None, None, None)
+        if failures and failures >= totp.setting('max_failures'):
+            raise TOTPWaitError(
+                gettext('authentication_totp.msg_totp_locked'))
+        elif wait:
+            rest = math.ceil(wait - abs(totp.now() - failed))
+            raise TOTPWaitError(gettext(
+                    'authentication_totp.msg_totp_wait',
+                    time=Report.format_timedelta(
+                        dt.timedelta(seconds=max(rest, 1)))))
+
+    @classmethod
+    def _warn_if_ahead(cls, user_id, secret, last):
+        ahead = last * secret.period - totp.now()
+        if ahead > (totp.setting('tolerance') + 1) * secret.period:
+            logger.warning(
+                "the last code accepted of user %s is %d seconds ahead of "
+                "the clock, which was set back", user_id, ahead)
 
     @classmethod
     def _raise_used(cls):

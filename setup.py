@@ -49,6 +49,7 @@ setup(
     license='GPL-3.0-or-later',
     python_requires='>=3.10',
     install_requires=[
+        'cryptography',
         'passlib',
         'python-sql >= 1.8',
         'trytond >= 8.0, < 8.3',
@@ -57,6 +58,7 @@ setup(
         'qrcode': ['trytond[qrcode]'],
         'test': [
             'proteus >= 8.0, < 8.3',
+            'hypothesis',
             'pyotp',
             'trytond[qrcode]',
             'trytond_authentication_sms >= 8.0, < 8.3',

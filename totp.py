@@ -5,25 +5,37 @@
 
 import base64
 import dataclasses
+import functools
 import json
+import logging
+import os
 import re
 import secrets
+import stat
 import string
 import time
 from urllib.parse import quote, urlsplit
 
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from passlib.exc import TokenError
 from passlib.totp import TOTP
 
 import trytond.config as config
+
+logger = logging.getLogger(__name__)
 
 _SECTION = 'authentication_totp'
 _HASH_BITS = {'sha1': 160, 'sha256': 256, 'sha512': 512}
 _MIN_KEY_BITS = 128
 # What is longer was not typed by a person
 _MAX_CODE_LENGTH = 64
+_FREE_FAILURES = 3
+_MIN_WAIT = 30
+_MAX_WAIT = 60 * 60
 _MAX_NAME_LENGTH = 64
 _MAX_IMAGE_LENGTH = 256
+# What is sealed begins with no brace
+_CLEAR = '{'
 _SEPARATOR = re.compile(r'[\s\-\u2010-\u2015]')
 
 
@@ -83,6 +95,31 @@ def _image(value):
     return value
 
 
+@functools.cache
+def _keys(path):
+    if not path:
+        return ()
+    try:
+        with open(path, encoding='ascii') as file:
+            mode = os.fstat(file.fileno()).st_mode
+            lines = filter(None, map(str.strip, file))
+            keys = tuple(Fernet(line) for line in lines)
+    except OSError as error:
+        raise ValueError(
+            f"must be the path of a file that can be read, "
+            f"but: {error.strerror}") from None
+    except ValueError:
+        keys = None
+    if not keys:
+        raise ValueError(
+            "must be the path of a file of keys, one a line, "
+            "each 32 bytes in URL-safe base64")
+    if mode & stat.S_IROTH:
+        logger.warning(
+            "everybody on this machine may read the keys in %s", path)
+    return keys
+
+
 _SETTINGS = {
     'issuer': ('Tryton', _issuer),
     'image': ('', _image),
@@ -91,6 +128,8 @@ _SETTINGS = {
     'period': ('30', _whole(15, 120, "seconds")),
     'tolerance': ('1', _whole(0, 10, "time steps")),
     'key_length': ('160', _whole(_MIN_KEY_BITS, 1024, "bits")),
+    'encryption_keys': ('', _keys),
+    'max_failures': ('100', _whole(3, 100, "failures")),
     'setup_timeout': ('600', _whole(1, 24 * 60 * 60, "seconds")),
     }
 
@@ -113,6 +152,24 @@ def check_settings():
     "Raise SettingError for the first setting that is out of range."
     for name in _SETTINGS:
         setting(name)
+
+
+def warn_if_unsealed():
+    "Log that secrets are stored in clear, if they are."
+    if not setting('encryption_keys'):
+        logger.warning(
+            "[%s] encryption_keys is not set: "
+            "the secrets are stored in clear in the database", _SECTION)
+
+
+def wait(failures):
+    """Return for how many seconds no code is evaluated after the last one of
+    as many consecutive failures (NIST SP 800-63B-4 section 3.2.2).
+    """
+    if failures < _FREE_FAILURES:
+        return 0
+    # The exponent is bound because the power is not
+    return min(_MIN_WAIT * 2 ** min(failures - _FREE_FAILURES, 10), _MAX_WAIT)
 
 
 def now():
@@ -149,6 +206,18 @@ def _name(text):
     # authenticator splits there even if it is escaped
     text = ' '.join(text.replace(':', ' ').split())
     return text[:_MAX_NAME_LENGTH].rstrip()
+
+
+def is_stale(stored):
+    "Return whether the stored secret is not sealed with the first key."
+    keys = setting('encryption_keys')
+    if not keys:
+        return False
+    try:
+        keys[0].decrypt(stored)
+    except InvalidToken:
+        return True
+    return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,23 +266,41 @@ class Secret:
             key, setting('algorithm'), setting('digits'), setting('period'))
 
     @classmethod
-    def load(cls, stored):
-        """Return the secret of the text that dump made.
+    def load(cls, stored, owner):
+        """Return the secret that dump made for the owner.
 
-        Raise ValueError if it is not such a text.
+        stored: the text that dump returned
+        owner: the number that dump was given
+        Raise ValueError if it is not such a text, or of another owner, or if
+        no key of the setting encryption_keys opens it.
         """
         try:
+            if not stored.startswith(_CLEAR):
+                stored = MultiFernet(
+                    setting('encryption_keys')).decrypt(stored)
             values = json.loads(stored)
+            if values.pop('owner') != owner:
+                raise ValueError("of another owner")
             values['key'] = base64.b32decode(values['key'])
             return cls(**values)
-        except (ValueError, KeyError, TypeError):
+        except (InvalidToken, ValueError, KeyError, TypeError):
             raise ValueError("not a stored secret") from None
 
-    def dump(self):
-        "Return the text to store, with every parameter."
+    def dump(self, owner):
+        """Return the text to store, with every parameter.
+
+        It is sealed with the first key of the setting encryption_keys, in
+        clear if there is none, and only load for the same owner opens it.
+        owner: the number of the one whom the secret belongs to
+        """
         values = dataclasses.asdict(self)
         values['key'] = base64.b32encode(self.key).decode()
-        return json.dumps(values)
+        values['owner'] = owner
+        stored = json.dumps(values)
+        if keys := setting('encryption_keys'):
+            stored = keys[0].encrypt_at_time(
+                stored.encode(), int(now())).decode()
+        return stored
 
     @property
     def _totp(self):
@@ -254,3 +341,13 @@ class Secret:
                 code, time, window=setting('tolerance') * self.period).counter
         except TokenError:
             return None
+
+
+def match_nothing(code, time):
+    "Take as long as Secret.load and Secret.match."
+    Secret.load(_nothing(setting('encryption_keys')), 0).match(code, time)
+
+
+@functools.cache
+def _nothing(keys):
+    return Secret.new().dump(0)

@@ -2,6 +2,7 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
+import datetime as dt
 import json
 import os
 import re
@@ -18,12 +19,14 @@ from unittest.mock import patch
 
 from trytond import backend, security
 from trytond.exceptions import LoginException
+from trytond.modules.authentication_totp import totp
 from trytond.modules.authentication_totp.exceptions import TOTPSetupError
 from trytond.pool import Pool
 from trytond.tests.test_tryton import DB_NAME
 from trytond.transaction import Transaction
 
-from .tools import KEY, PASSWORD, USED, TOTPTestCase, right_code
+from .tools import (
+    KEY, PASSWORD, REFUSED, USED, WAIT, WRONG, TOTPTestCase, right_code)
 
 THREADS = 32
 # The command trytond, where who failed does not wait as core wants it
@@ -59,9 +62,20 @@ def at_once(function, arguments):
     return results
 
 
+class LosersMixin:
+    def assertLosers(self, messages):
+        # The first ones to come late are counted, the others wait for that
+        self.assertEqual(messages.count(USED), min(len(messages), 3))
+        for message in messages:
+            self.assertRegex(
+                message, '^%s$' % '|'.join([
+                        USED, re.escape(REFUSED),
+                        re.escape(WAIT).replace('%s', '[0-9:]+')]))
+
+
 @unittest.skipUnless(
     backend.name == 'postgresql', "an SQLite in memory has one thread")
-class ConcurrencyTestCase(TOTPTestCase):
+class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
     "Test that a code is accepted once whatever happens at the same time"
 
     def assertOneWinner(self, results, user_id):
@@ -71,7 +85,8 @@ class ConcurrencyTestCase(TOTPTestCase):
             if result != user_id:
                 self.assertIsInstance(result, LoginException)
                 self.assertEqual(result.name, 'totp_code')
-                self.assertEqual(result.message, USED)
+        self.assertLosers(
+            [r.message for r in results if isinstance(r, Exception)])
 
     def race(self, authentications, parameters, rounds=30):
         self.set_config('session', 'authentications', authentications)
@@ -113,6 +128,48 @@ class ConcurrencyTestCase(TOTPTestCase):
             self.assertOneWinner(results, user_id)
             self.forget_attempts()
             self.now += 30
+
+    def test_burst(self):
+        "Test 200 wrong codes from 40 connections and 200 addresses"
+        self.set_config('session', 'max_attempt', '1000')
+        login, user_id = self.user(KEY)
+        # Attempts that are old enough to be deleted by each of them
+        with self.transaction():
+            LoginAttempt = Pool().get('res.user.login.attempt')
+            for _ in range(3):
+                LoginAttempt.add(login)
+            table = LoginAttempt.__table__()
+            Transaction().connection.cursor().execute(*table.update(
+                    [table.create_date], [dt.datetime(2000, 1, 1)]))
+        match = totp.Secret.match
+        evaluated = []
+
+        def counted(secret, code, time):
+            evaluated.append(code)
+            return match(secret, code, time)
+
+        def guess(connection):
+            answers = []
+            for i in range(5):
+                context = {
+                    '_request': {'remote_addr': f'10.{connection}.{i}.1'}}
+                try:
+                    security.login(
+                        DB_NAME, login,
+                        {'password': PASSWORD, 'totp_code': self.code(5)},
+                        cache=False, context=context)
+                except LoginException as question:
+                    answers.append(question.message)
+            return answers
+
+        with patch.object(totp.Secret, 'match', counted):
+            results = at_once(guess, range(40))
+        self.assertEqual([len(answers) for answers in results], [5] * 40)
+        answers = sum(results, [])
+        self.assertEqual(len(evaluated), 3)
+        self.assertEqual(answers.count(WRONG), 3)
+        self.assertEqual(answers.count(WAIT % '00:00:30'), 197)
+        self.assertEqual(self.failures(user_id), 3)
 
     def finish_setup(self, user_id, code, current_code):
         # The dispatcher tries again like this
@@ -198,7 +255,7 @@ class ConcurrencyTestCase(TOTPTestCase):
 
 @unittest.skipUnless(
     backend.name == 'postgresql', "an SQLite in memory has one process")
-class ServersTestCase(TOTPTestCase):
+class ServersTestCase(LosersMixin, TOTPTestCase):
     "Test two server processes on the same database"
 
     def setUp(self):
@@ -272,11 +329,15 @@ class ServersTestCase(TOTPTestCase):
             winners = [a for a in answers if a.get('result')]
             self.assertEqual(len(winners), 1, answers)
             self.assertEqual(winners[0]['result'][0], user_id)
+            messages = []
             for answer in answers:
                 if answer not in winners:
                     name, (parameter, message, _) = answer['error']
                     self.assertEqual(name, 'LoginException')
                     self.assertEqual(parameter, 'totp_code')
-                    self.assertEqual(message, USED)
+                    messages.append(message)
+            self.assertLosers(messages)
             self.forget_attempts()
+            with self.transaction():
+                Pool().get('res.user')(user_id).unlock_totp()
         self.assertEqual(len(self.counters(user_id)), 1)

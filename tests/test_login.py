@@ -92,7 +92,7 @@ class LoginTestCase(TOTPTestCase):
     def test_wrong_limited(self):
         "Test that the limit of core holds for wrong codes"
         login, user_id = self.user(KEY)
-        limit = 5
+        limit = 2
         self.set_config('session', 'max_attempt', str(limit))
         with self.assertRaises(RateLimitException):
             self.dialogue(

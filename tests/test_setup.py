@@ -16,7 +16,7 @@ from trytond.modules.authentication_totp.exceptions import (
 from trytond.pool import Pool
 
 from .tools import (
-    KEY, OTHER_KEY, PASSWORD, RPC, USED, WRONG, Refused, TOTPTestCase,
+    KEY, OTHER_KEY, PASSWORD, RPC, USED, WAIT, WRONG, Refused, TOTPTestCase,
     right_code)
 
 EXPIRED = (
@@ -143,16 +143,24 @@ class SetupTestCase(TOTPTestCase):
         session_id, shown = rpc.start_setup()
         self.assertTrue(shown['replaces'])
         code = right_code(shown['secret'], self.now)
-        for current_code in [None, '', '000000', code]:
+        for current_code in [None, '000000', code]:
             with self.subTest(current_code=current_code):
                 self.assertRefused(
                     WRONG, rpc.confirm_setup, session_id, shown,
                     code=code, current_code=current_code)
+        # Who guesses must wait here as well
+        self.assertRefused(
+            WAIT % '00:00:30', rpc.confirm_setup, session_id, shown,
+            code=code, current_code=self.code())
+        self.assertEqual(self.failures(user_id), 3)
+        self.now += 30
+        code = right_code(shown['secret'], self.now)
         self.assertRefused(
             WRONG, rpc.confirm_setup, session_id, shown,
             code='000000', current_code=self.code())
         # Neither was used up, and the old one is still in force
-        self.assertEqual(totp.Secret.from_key(KEY).dump(),
+        self.assertEqual(
+            totp.Secret.from_key(KEY).dump(user_id),
             self.stored_secret(user_id))
         self.assertEqual(
             rpc.confirm_setup(
@@ -358,7 +366,7 @@ class SetupTestCase(TOTPTestCase):
         login, user_id = self.user(KEY)
         admin, admin_id = self.user(administrator=True)
         stored = self.stored_secret(user_id)
-        planted = totp.Secret.from_key(OTHER_KEY).dump()
+        planted = totp.Secret.from_key(OTHER_KEY).dump(1)
         for name in [login, admin]:
             rpc = self.client(name)
             for field in [
@@ -550,6 +558,7 @@ class SetupTestCase(TOTPTestCase):
         with self.transaction():
             Pool().get('res.user')(user_id).set_totp_key(OTHER_KEY)
         with self.transaction():
-            Counter.consume(match)
+            with self.assertRaises(TOTPCodeUsedError):
+                Counter.consume(match)
         self.assertGetsIn(
             login, user_id, pyotp.TOTP(OTHER_KEY, interval=60).at(self.now))

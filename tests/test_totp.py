@@ -103,11 +103,11 @@ class SecretTestCase(unittest.TestCase):
     def test_stored(self):
         "Test that a stored secret keeps its parameters"
         secret = totp.Secret.new()
-        stored = secret.dump()
+        stored = secret.dump(1)
         for option, value in [
                 ('algorithm', 'sha512'), ('digits', '8'), ('period', '60')]:
             self.set(option, value)
-        self.assertEqual(totp.Secret.load(stored), secret)
+        self.assertEqual(totp.Secret.load(stored, 1), secret)
         self.assertNotEqual(totp.Secret.new().digits, secret.digits)
 
     def test_stored_unreadable(self):
@@ -115,7 +115,7 @@ class SecretTestCase(unittest.TestCase):
         for stored in ['', 'x', '[]', '{}', '{"key": 1}', '{"key": "A"}']:
             with self.subTest(stored=stored):
                 with self.assertRaises(ValueError) as context:
-                    totp.Secret.load(stored)
+                    totp.Secret.load(stored, 1)
                 self.assertEqual(str(context.exception), "not a stored secret")
 
     def test_key_length(self):
@@ -229,6 +229,8 @@ class SecretTestCase(unittest.TestCase):
                 'period': 30,
                 'tolerance': 1,
                 'key_length': 160,
+                'encryption_keys': (),
+                'max_failures': 100,
                 'setup_timeout': 600,
                 })
         totp.check_settings()
@@ -262,6 +264,12 @@ class SecretTestCase(unittest.TestCase):
                 ('tolerance', ''),
                 ('key_length', '127'),
                 ('key_length', '1025'),
+                ('max_failures', '2'),
+                ('max_failures', '101'),
+                ('encryption_keys', '/no/such/file'),
+                ('encryption_keys', os.path.dirname(__file__)),
+                ('encryption_keys', os.devnull),
+                ('encryption_keys', __file__),
                 ('setup_timeout', '0'),
                 ('setup_timeout', '86401'),
                 ]:

@@ -26,6 +26,18 @@ KEY = 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ'
 OTHER_KEY = 'MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U'
 PASSWORD = 'correct horse'
 WRONG = "The code is wrong. Enter the code that your authenticator shows now."
+REFUSED = (
+    "The code is wrong, or there were too many wrong codes before. "
+    "Enter the code that your authenticator shows now. "
+    "If it is refused too, wait up to an hour; "
+    "a recovery code or an administrator helps at once.")
+WAIT = (
+    "There were too many wrong codes. "
+    "Codes work again in %s (hours:minutes:seconds). "
+    "A recovery code or an administrator helps at once.")
+LOCKED = (
+    "There were too many wrong codes. Codes do not work any more. "
+    "Enter a recovery code or ask an administrator to unlock TOTP.")
 USED = "The code was already used. Wait for the next one and enter it."
 CHEAP_HASH = PasswordHash(
     [Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1)])
@@ -179,11 +191,21 @@ class TOTPTestCase(TestCase):
         return secret
 
     def counters(self, user_id):
-        "The counters of all the rows of the user"
+        "The counters of all the rows of the user with a code accepted"
         with self.transaction():
             table = Pool().get('res.user.totp_counter').__table__()
         return [counter for counter, in self.sql(table.select(
-                    table.counter, where=table.user == user_id))]
+                    table.counter,
+                    where=(table.user == user_id) & (table.counter >= 0)))]
+
+    def failures(self, user_id, known_device=False):
+        "The consecutive failures counted for the user"
+        with self.transaction():
+            table = Pool().get('res.user.totp_counter').__table__()
+        name = 'device_failures' if known_device else 'failures'
+        (failures,), = self.sql(table.select(
+                getattr(table, name), where=table.user == user_id))
+        return failures
 
     def attempts(self, login):
         with self.transaction():

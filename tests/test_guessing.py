@@ -1,0 +1,233 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+
+from unittest.mock import patch
+
+from trytond import security
+from trytond.exceptions import LoginException
+from trytond.modules.authentication_totp import totp
+from trytond.pool import Pool
+from trytond.tests.test_tryton import DB_NAME
+
+from .tools import (
+    KEY, LOCKED, PASSWORD, REFUSED, RPC, USED, WAIT, WRONG, Refused,
+    TOTPTestCase)
+
+
+class GuessingTestCase(TOTPTestCase):
+    "Test that guessing ends (law 5)"
+
+    def setUp(self):
+        super().setUp()
+        # What is tested here is apart from the limit of core
+        self.set_config('session', 'max_attempt', '10000')
+        self.set_config('session', 'max_attempt_ip_network', '10000')
+        # Core sleeps ever longer
+        patcher = patch('trytond.res.user.random')
+        patcher.start()
+        self.addCleanup(patcher.stop)
+
+    def answer(self, login, code, password=PASSWORD, device_cookie=None):
+        "What one request is told, None if it gets in"
+        parameters = {'password': password, 'totp_code': code}
+        if device_cookie:
+            parameters['device_cookie'] = device_cookie
+        try:
+            self.assertTrue(
+                security.login(DB_NAME, login, parameters, cache=False))
+        except LoginException as question:
+            self.assertEqual(question.name, 'totp_code')
+            self.assertEqual(question.type, 'char')
+            return question.message
+
+    def guess(self, login, count, **kwargs):
+        for _ in range(count):
+            self.answer(login, self.code(5), **kwargs)
+
+    def device(self, user_id):
+        with self.transaction(user_id):
+            return Pool().get('res.user.device').renew(None)
+
+    def read(self, rpc, user_id, *names):
+        values, = rpc.model('res.user', 'read', [user_id], list(names))
+        return [values[name] for name in names]
+
+    def test_waits(self):
+        "Test how long each failure makes wait, to the second"
+        login, user_id = self.user(KEY)
+        waits = []
+        for failures in range(1, 13):
+            self.assertEqual(self.answer(login, self.code(5)), WRONG)
+            self.assertEqual(self.failures(user_id), failures)
+            wait = totp.wait(failures)
+            waits.append(wait)
+            if wait:
+                for rest in [wait, 1]:
+                    self.now += wait - rest
+                    minutes, seconds = divmod(rest, 60)
+                    hours, minutes = divmod(minutes, 60)
+                    time = f'{hours:02}:{minutes:02}'
+                    time += f':{seconds:02}' if seconds else ''
+                    # Not even the right one, and none counts
+                    for code in [self.code(), self.code(5)]:
+                        self.assertEqual(
+                            self.answer(login, code), WAIT % time)
+                    self.now -= wait - rest
+                self.now += wait
+        self.assertEqual(waits, [
+                0, 0, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600])
+        self.assertIsNone(self.answer(login, self.code()))
+
+    def test_patient(self):
+        "Test that who waits as told gets 100 evaluations, ever"
+        login, user_id = self.user(KEY)
+        match = totp.Secret.match
+        with patch.object(
+                totp.Secret, 'match', autospec=True, side_effect=match) as m:
+            for _ in range(200):
+                self.now += 3600
+                self.answer(login, self.code(5))
+        self.assertEqual(m.call_count, 100)
+        self.assertEqual(self.failures(user_id), 100)
+        self.now += 10 ** 8
+        self.assertEqual(self.answer(login, self.code()), LOCKED)
+
+    def test_max_failures(self):
+        "Test the setting max_failures"
+        self.set_totp('max_failures', '4')
+        login, user_id = self.user(KEY)
+        self.guess(login, 3)
+        self.now += 30
+        self.guess(login, 1)
+        self.now += 10 ** 6
+        self.assertEqual(self.answer(login, self.code()), LOCKED)
+
+    def test_success(self):
+        "Test that a right code forgets the failures"
+        login, user_id = self.user(KEY)
+        self.guess(login, 2)
+        self.assertIsNone(self.answer(login, self.code()))
+        self.assertEqual(self.failures(user_id), 0)
+        self.now += 30
+        self.guess(login, 3)
+        self.assertEqual(self.answer(login, self.code()), WAIT % '00:00:30')
+        self.now += 30
+        self.assertIsNone(self.answer(login, self.code()))
+        self.assertEqual(self.failures(user_id), 0)
+        self.now += 30
+        self.assertEqual(self.answer(login, self.code(5)), WRONG)
+
+    def test_replay(self):
+        "Test that a used code counts as a failure"
+        login, user_id = self.user(KEY)
+        self.assertIsNone(self.answer(login, self.code()))
+        for _ in range(3):
+            self.assertEqual(self.answer(login, self.code()), USED)
+        self.assertEqual(self.failures(user_id), 3)
+        self.assertEqual(
+            self.answer(login, self.code(1)), WAIT % '00:00:30')
+
+    def test_wrong_password(self):
+        "Test that who does not know the password makes nobody wait"
+        login, user_id = self.user(KEY)
+        for _ in range(10):
+            security.login(DB_NAME, login, {
+                    'password': 'x', 'totp_code': '000000'}, cache=False)
+        self.assertEqual(self.failures(user_id), 0)
+
+    def test_known_device(self):
+        "Test that who guesses from elsewhere does not lock out the owner"
+        login, user_id = self.user(KEY)
+        cookie = self.device(user_id)
+        for _ in range(100):
+            self.guess(login, 1)
+            self.now += 3600
+        self.assertEqual(self.answer(login, self.code()), LOCKED)
+        self.assertEqual(
+            self.answer(login, self.code(), device_cookie='x'), LOCKED)
+        self.assertIsNone(
+            self.answer(login, self.code(), device_cookie=cookie))
+        # Which does not open the lock
+        self.now += 30
+        self.assertEqual(self.answer(login, self.code()), LOCKED)
+        self.guess(login, 3, device_cookie=cookie)
+        self.assertEqual(self.failures(user_id, known_device=True), 3)
+        self.assertEqual(
+            self.answer(login, self.code(), device_cookie=cookie),
+            WAIT % '00:00:30')
+
+    def test_no_sleep_no_attempt(self):
+        "Test that who waits costs no attempt and no sleep of the server"
+        login, user_id = self.user(KEY)
+        self.guess(login, 3)
+        self.assertEqual(self.attempts(login), 3)
+        with patch('trytond.res.user.time') as time:
+            for _ in range(10):
+                self.answer(login, self.code())
+            time.sleep.assert_not_called()
+        self.assertEqual(self.attempts(login), 3)
+
+    def test_first_factor(self):
+        "Test that before a first factor everybody is told the same"
+        self.set_config('session', 'authentications', 'totp')
+        known, user_id = self.user(KEY)
+        without, _ = self.user()
+        for login in [known, without, f'{known} not']:
+            with self.subTest(login=login):
+                for _ in range(6):
+                    self.assertEqual(
+                        self.answer(login, self.code(5)), REFUSED)
+                # Waiting or not, an attempt for core
+                self.assertEqual(self.attempts(login), 6)
+        self.assertEqual(self.failures(user_id), 3)
+        self.assertEqual(self.answer(known, self.code()), REFUSED)
+
+    def test_unlock(self):
+        "Test that an administrator sees the failures and unlocks"
+        login, user_id = self.user(KEY)
+        admin, _ = self.user(administrator=True)
+        names = ['totp_failures', 'totp_waiting_until', 'totp_locked']
+        self.set_config('session', 'authentications', 'password')
+        rpc, owner_rpc = RPC(), RPC()
+        rpc.login(admin, password=PASSWORD)
+        owner_rpc.login(login, password=PASSWORD)
+        self.set_config('session', 'authentications', 'password+totp')
+        self.assertEqual(self.read(rpc, user_id, *names), [0, None, False])
+        self.guess(login, 3)
+        failures, until, locked = self.read(rpc, user_id, *names)
+        self.assertEqual((failures, locked), (3, False))
+        self.assertEqual(until.timestamp(), self.now + 30)
+        self.now += 30
+        self.assertEqual(self.read(rpc, user_id, *names), [3, None, False])
+        for _ in range(97):
+            self.guess(login, 1)
+            self.now += 3600
+        self.assertEqual(self.read(rpc, user_id, *names), [100, None, True])
+
+        with self.assertRaises(Refused):
+            owner_rpc.model('res.user', 'unlock_totp', [user_id])
+        self.assertEqual(self.answer(login, self.code()), LOCKED)
+        rpc.model('res.user', 'unlock_totp', [user_id])
+        self.assertEqual(self.read(rpc, user_id, *names), [0, None, False])
+        self.assertIsNone(self.answer(login, self.code()))
+
+    def test_clock_back(self):
+        "Test that a clock set back does not make the wait longer"
+        login, user_id = self.user(KEY)
+        self.now += 10 ** 7
+        self.guess(login, 3)
+        self.now -= 10 ** 7
+        self.assertIsNone(self.answer(login, self.code()))
+
+    def test_clock_ahead(self):
+        "Test that the log says why a clock set back locks an honest user out"
+        login, user_id = self.user(KEY)
+        self.now += 3600
+        self.assertIsNone(self.answer(login, self.code()))
+        self.now -= 3600
+        with self.assertLogs('trytond.modules.authentication_totp') as logs:
+            self.assertEqual(self.answer(login, self.code()), USED)
+        self.assertEqual(len(logs.output), 1)
+        self.assertRegex(
+            logs.output[0], rf'of user {user_id} is 35\d\d seconds ahead')
