@@ -63,12 +63,14 @@ def at_once(function, arguments):
 
 
 class LosersMixin:
+    "Check what those are told who bring a code too late"
+
     def assertLosers(self, messages):
         # The first ones to come late are counted, the others wait for that
         self.assertEqual(messages.count(USED), min(len(messages), 3))
         for message in messages:
             self.assertRegex(
-                message, '^%s$' % '|'.join([
+                message, '^(%s)$' % '|'.join([
                         USED, re.escape(REFUSED),
                         re.escape(WAIT).replace('%s', '[0-9:]+')]))
 
