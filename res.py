@@ -190,10 +190,7 @@ class User(metaclass=PoolMeta):
         # follow, so it is consumed only once they all have passed
         if user_id in accepted:
             match = accepted[user_id]
-            try:
-                Counter.consume(match)
-            except TOTPCodeError as error:
-                cls._refuse_totp_code(login, parameters, error)
+            Counter.consume(match)
             if match.stale:
                 cls(user_id)._reseal_totp()
         return user_id
@@ -377,6 +374,7 @@ class TOTPMatch(NamedTuple):
     user: int
     generation: int
     counter: int
+    failures: int = 0
     known_device: bool = False
     stale: bool = False
 
@@ -445,7 +443,7 @@ class UserTOTPCounter(ModelSQL):
         The code stays usable until consume accepts the match.
         """
         row = cls._lock(user_id, known_device)
-        if not row:
+        if not row or row[0] is None:
             if silent:
                 totp.match_nothing(code, totp.now())
                 cls._fail(0, -1, known_device)
@@ -465,21 +463,19 @@ class UserTOTPCounter(ModelSQL):
                 cls._warn_if_ahead(user_id, secret, last)
                 cls._raise_used()
         except TOTPCodeError:
-            if not cls._fail(user_id, failures, known_device):
-                # Where rows can not be locked, another one was faster
-                raise backend.DatabaseOperationalError(
-                    "concurrent TOTP failures") from None
+            cls._check_first(cls._fail(user_id, failures, known_device))
             raise
         return TOTPMatch(
-            user_id, generation, counter, known_device, totp.is_stale(stored))
+            user_id, generation, counter, failures, known_device,
+            totp.is_stale(stored))
 
     @classmethod
     def consume(cls, match):
         """Accept the match, once, and forget the failures of before.
 
-        Raise TOTPCodeUsedError if one as late was already accepted or the
-        secret replaced. If another process does so at the same time, raise
-        DatabaseOperationalError so that the login is tried again, and refused.
+        Raise DatabaseOperationalError, so that the login is tried again and
+        told why it is refused, if since the check one as late was accepted,
+        the secret replaced or another code refused.
         """
         # A transaction of its own would need a second connection, and when
         # many log in at once each would wait for the others to give theirs
@@ -490,9 +486,9 @@ class UserTOTPCounter(ModelSQL):
                 [table.counter, failures, wait], [match.counter, 0, 0],
                 where=(table.user == match.user)
                 & (table.generation == match.generation)
-                & (table.counter < match.counter)))
-        if not cursor.rowcount:
-            cls._raise_used()
+                & (table.counter < match.counter)
+                & (Coalesce(failures, 0) == match.failures)))
+        cls._check_first(cursor)
 
     @classmethod
     def restart(cls, user_id, counter=-1, current=None):
@@ -608,7 +604,7 @@ class UserTOTPCounter(ModelSQL):
 
     @classmethod
     def _fail(cls, user_id, failures, known_device):
-        "Count one failure more than failures, return whether it was so many"
+        "Count one failure more than failures, return the cursor"
         table = cls.__table__()
         columns = cls._guesses(table, known_device)
         cursor = Transaction().connection.cursor()
@@ -617,7 +613,13 @@ class UserTOTPCounter(ModelSQL):
                 [failures + 1, float(totp.now()), totp.wait(failures + 1)],
                 where=(table.user == user_id)
                 & (Coalesce(columns[0], 0) == failures)))
-        return bool(cursor.rowcount)
+        return cursor
+
+    @classmethod
+    def _check_first(cls, cursor):
+        # Where rows can not be locked another one may have been faster
+        if not cursor.rowcount:
+            raise backend.DatabaseOperationalError("concurrent TOTP codes")
 
     @classmethod
     def _raise_wait(cls, user_id, known_device):

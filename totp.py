@@ -282,7 +282,14 @@ class Secret:
             if values.pop('owner') != owner:
                 raise ValueError("of another owner")
             values['key'] = base64.b32decode(values['key'])
-            return cls(**values)
+            secret = cls(**values)
+            # What is stored in clear may have been changed
+            if not (len(secret.key) * 8 >= _MIN_KEY_BITS
+                    and secret.algorithm in _HASH_BITS
+                    and secret.digits in {6, 8}
+                    and secret.period in range(15, 121)):
+                raise ValueError("out of range")
+            return secret
         except (InvalidToken, ValueError, KeyError, TypeError):
             raise ValueError("not a stored secret") from None
 

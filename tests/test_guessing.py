@@ -4,7 +4,7 @@
 
 from unittest.mock import patch
 
-from trytond import security
+from trytond import backend, security
 from trytond.exceptions import LoginException
 from trytond.modules.authentication_totp import totp
 from trytond.pool import Pool
@@ -117,6 +117,18 @@ class GuessingTestCase(TOTPTestCase):
         self.assertEqual(self.failures(user_id), 0)
         self.now += 30
         self.assertEqual(self.answer(login, self.code(5)), WRONG)
+
+    def test_parallel(self):
+        "Test that a right code is not accepted after parallel wrong ones"
+        login, user_id = self.user(KEY)
+        with self.transaction():
+            Counter = Pool().get('res.user.totp_counter')
+            match = Counter.check(user_id, self.code())
+        self.guess(login, 3)
+        with self.transaction():
+            with self.assertRaises(backend.DatabaseOperationalError):
+                Counter.consume(match)
+        self.assertEqual(self.answer(login, self.code()), WAIT % '00:00:30')
 
     def test_replay(self):
         "Test that a used code counts as a failure"

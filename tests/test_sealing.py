@@ -154,6 +154,21 @@ class SealingTestCase(TOTPTestCase):
         self.put(user_id, stored)
         self.assertEqual(self.log_in(login, self.code())[0], user_id)
 
+    def test_changed_clear(self):
+        "Test that one in clear which was changed is refused or just another"
+        login, user_id = self.user(KEY)
+        stored = self.stored_secret(user_id)
+        for i in range(len(stored)):
+            for bit in range(7):
+                changed = (
+                    stored[:i] + chr(ord(stored[i]) ^ 1 << bit)
+                    + stored[i + 1:])
+                try:
+                    secret = totp.Secret.load(changed, user_id)
+                except ValueError:
+                    continue
+                secret.match('123456', self.now)
+
     def test_no_matching_key(self):
         "Test that a secret whose key is not there fails closed"
         self.set_keys(self.key1)
