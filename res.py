@@ -5,20 +5,26 @@
 import datetime as dt
 import logging
 import math
+from threading import Thread
 from typing import NamedTuple
 
 from sql import Conflict, For, Literal, Null
 from sql.conditionals import Case, Coalesce
 from sql.functions import Abs
 
+import trytond.config as config
 from trytond import backend
 from trytond.exceptions import LoginException
 from trytond.i18n import gettext
-from trytond.model import ModelSQL, ModelView, Unique, dualmethod, fields
+from trytond.model import (
+    Index, ModelSQL, ModelView, Unique, dualmethod, fields)
 from trytond.pool import Pool, PoolMeta
 from trytond.pyson import Eval
-from trytond.report import Report
-from trytond.transaction import Transaction
+from trytond.report import Report, get_email
+from trytond.sendmail import send_message_transactional
+from trytond.tools.email_ import set_from_header
+from trytond.transaction import Transaction, without_check_access
+from trytond.worker import run_task
 
 from . import totp
 from .exceptions import (
@@ -30,6 +36,7 @@ logger = logging.getLogger(__name__)
 # No client can send it, its keys are strings
 _ACCEPTED = object()
 _PASSED = object()
+_TELL_INTERVAL = dt.timedelta(hours=1)
 _STORED = [
     'totp_secret', 'totp_generation', 'totp_since', 'totp_pending_secret',
     'totp_pending_expire']
@@ -153,7 +160,9 @@ class User(metaclass=PoolMeta):
     def unlock_totp(cls, users):
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
+        Event = pool.get('res.user.totp_event')
         Counter.unlock([u.id for u in users])
+        Event.record(users, 'unlocked')
 
     @classmethod
     def preprocess_values(cls, mode, values):
@@ -334,6 +343,8 @@ class User(metaclass=PoolMeta):
         return row[0]
 
     def _reseal_totp(self):
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
         table = self.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.select(
@@ -343,9 +354,29 @@ class User(metaclass=PoolMeta):
         cursor.execute(*table.update(
                 [table.totp_secret], [secret.dump(self.id)],
                 where=(table.id == self.id) & (table.totp_secret == stored)))
+        Event.record([self], 'resealed')
+
+    @classmethod
+    def clean_totp(cls):
+        "Remove the waiting secrets and the events that are too old."
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        now = cls.totp_pending_expire.sql_format(_timestamp(totp.now()))
+        cursor.execute(*table.update(
+                [table.totp_pending_secret, table.totp_pending_expire],
+                [Null, Null],
+                where=table.totp_pending_expire <= now))
+        Event.clean()
 
     def _put_totp_secret(self, secret, pending=None):
+        pool = Pool()
+        Device = pool.get('res.user.device')
+        Event = pool.get('res.user.totp_event')
+        Session = pool.get('ir.session')
         cls = self.__class__
+        replaces = self.totp_enabled
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         where = table.id == self.id
@@ -363,6 +394,11 @@ class User(metaclass=PoolMeta):
             raise TOTPSetupError(
                 gettext('authentication_totp.msg_totp_setup_expired'))
         cls.on_modification('write', [self], {'totp_secret'})
+        with without_check_access():
+            if replaces:
+                Session.clear([self])
+            Device.clear([self.login])
+        Event.record([self], 'replaced' if replaces else 'set_up')
 
 
 def _timestamp(time):
@@ -462,8 +498,9 @@ class UserTOTPCounter(ModelSQL):
             if counter <= last:
                 cls._warn_if_ahead(user_id, secret, last)
                 cls._raise_used()
-        except TOTPCodeError:
+        except TOTPCodeError as error:
             cls._check_first(cls._fail(user_id, failures, known_device))
+            cls._record_failure(user_id, failures + 1, error, silent)
             raise
         return TOTPMatch(
             user_id, generation, counter, failures, known_device,
@@ -616,6 +653,20 @@ class UserTOTPCounter(ModelSQL):
         return cursor
 
     @classmethod
+    def _record_failure(cls, user_id, failures, error, silent):
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
+        User = pool.get('res.user')
+        users = [User(user_id)]
+        if isinstance(error, TOTPCodeUsedError):
+            Event.record(users, 'replayed')
+        if failures == totp.setting('max_failures'):
+            Event.record(users, 'locked')
+        elif failures == totp.FREE_FAILURES:
+            # Who has passed nothing before knows no more than the login
+            Event.record(users, 'failed', tell=not silent)
+
+    @classmethod
     def _check_first(cls, cursor):
         # Where rows can not be locked another one may have been faster
         if not cursor.rowcount:
@@ -651,3 +702,127 @@ class UserTOTPCounter(ModelSQL):
     def _raise_used(cls):
         raise TOTPCodeUsedError(
             gettext('authentication_totp.msg_totp_code_used'))
+
+
+class UserTOTPEvent(ModelSQL, ModelView):
+    "What happened to a user's TOTP"
+    __name__ = 'res.user.totp_event'
+
+    user = fields.Many2One(
+        'res.user', "User", required=True, readonly=True,
+        help="Whose TOTP it happened to.")
+    time = fields.DateTime("Time", required=True, readonly=True)
+    kind = fields.Selection([
+            ('set_up', "TOTP was set up"),
+            ('replaced', "The TOTP key was replaced"),
+            ('failed', "Wrong codes were entered"),
+            ('replayed', "A used code was entered again"),
+            ('locked', "TOTP was locked"),
+            ('unlocked', "TOTP was unlocked"),
+            ('resealed', "The TOTP key was sealed anew"),
+            ], "Event", required=True, readonly=True, sort=False)
+    kind_string = kind.translated('kind')
+    actor = fields.Many2One(
+        'res.user', "Actor", readonly=True,
+        help="Who was logged in and did it. Empty if it happened at a login.")
+    address = fields.Char(
+        "Address", readonly=True,
+        help="The IP address that it came from.")
+    told = fields.Boolean(
+        "Told", readonly=True,
+        help="Checked if an e-mail about it was sent to the user.")
+
+    @classmethod
+    def __setup__(cls):
+        super().__setup__()
+        table = cls.__table__()
+        cls._order = [('time', 'DESC'), ('id', 'DESC')]
+        cls._sql_indexes.update({
+                Index(
+                    table, (table.user, Index.Equality()),
+                    (table.time, Index.Range())),
+                Index(table, (table.time, Index.Range())),
+                })
+
+    def get_rec_name(self, name):
+        return self.kind_string
+
+    @classmethod
+    @without_check_access
+    def record(cls, users, kind, tell=True):
+        """Record that it happened just now, by the user of the transaction.
+
+        users: the users whose TOTP it happened to
+        kind: a key of the field kind
+        tell: whether they are told by e-mail, as soon as the transaction is
+            committed, unless they were told of the same within the last hour
+        """
+        transaction = Transaction()
+        address, _ = transaction.remote_address()
+        time = _timestamp(totp.now()).replace(microsecond=0)
+        to_tell = cls._to_tell(users, kind, time) if tell else []
+        events = cls.create([{
+                    'user': user.id,
+                    'time': time,
+                    'kind': kind,
+                    'actor': transaction.user or None,
+                    'address': str(address) if address else None,
+                    'told': user in to_tell,
+                    } for user in users])
+        if to_tell:
+            cls._queue_emails([e for e in events if e.told])
+
+    @classmethod
+    def _to_tell(cls, users, kind, time):
+        if kind == 'resealed':
+            return []
+        told = {e.user for e in cls.search([
+                    ('user', 'in', [u.id for u in users]),
+                    ('kind', '=', kind),
+                    ('time', '>', time - _TELL_INTERVAL),
+                    ('told', '=', True),
+                    ])}
+        to_tell = []
+        for user in users:
+            if not user.email:
+                logger.info("no address to tell user %s of TOTP", user.id)
+            elif user not in told:
+                to_tell.append(user)
+        return to_tell
+
+    @classmethod
+    def _queue_emails(cls, events):
+        transaction = Transaction()
+        with transaction.set_user(0):
+            task, = cls.__queue__.send_emails(events)
+        if task in transaction.tasks:
+            # There is no worker, and nobody has to wait for a mail server
+            transaction.tasks.remove(task)
+            thread = Thread(
+                target=run_task, args=[transaction.database.name, task])
+            transaction.atexit(thread.start)
+
+    @classmethod
+    def send_emails(cls, events):
+        "Send the e-mails that tell the users of the events."
+        from_ = config.get('email', 'from')
+        for event in events:
+            user = event.user
+            language, = user.languages
+            message, _ = get_email(
+                'res.user.totp_event.email', event, [language])
+            with Transaction().set_context(language=language.code):
+                subject = gettext(
+                    'authentication_totp.msg_totp_event_subject',
+                    event=cls(event.id).kind_string, login=user.login)
+            set_from_header(message, from_, from_)
+            message['To'] = user.email
+            message['Subject'] = subject
+            send_message_transactional(message)
+
+    @classmethod
+    def clean(cls):
+        "Remove the events older than the setting event_retention."
+        time = _timestamp(totp.now()) - dt.timedelta(
+            days=totp.setting('event_retention'))
+        cls.delete(cls.search([('time', '<', time)]))

@@ -27,7 +27,7 @@ setup(
     packages=[PACKAGE, f'{PACKAGE}.tests'],
     package_data={
         PACKAGE: config['tryton']['xml'].split() + [
-            'tryton.cfg', 'view/*.xml', 'locale/*.po', 'icons/*.svg'],
+            'tryton.cfg', 'view/*.xml', 'locale/*.po', 'icons/*.svg', '*.html'],
         f'{PACKAGE}.tests': ['*.rst', '*.csv'],
         },
     classifiers=[
@@ -57,6 +57,7 @@ setup(
     extras_require={
         'qrcode': ['trytond[qrcode]'],
         'test': [
+            'aiosmtpd',
             'proteus >= 8.0, < 8.3',
             'hypothesis',
             'pyotp',

@@ -24,12 +24,13 @@ import trytond.config as config
 
 logger = logging.getLogger(__name__)
 
+# How many failures in a row make wait for the next try
+FREE_FAILURES = 3
 _SECTION = 'authentication_totp'
 _HASH_BITS = {'sha1': 160, 'sha256': 256, 'sha512': 512}
 _MIN_KEY_BITS = 128
 # What is longer was not typed by a person
 _MAX_CODE_LENGTH = 64
-_FREE_FAILURES = 3
 _MIN_WAIT = 30
 _MAX_WAIT = 60 * 60
 _MAX_NAME_LENGTH = 64
@@ -131,6 +132,7 @@ _SETTINGS = {
     'encryption_keys': ('', _keys),
     'max_failures': ('100', _whole(3, 100, "failures")),
     'setup_timeout': ('600', _whole(1, 24 * 60 * 60, "seconds")),
+    'event_retention': ('365', _whole(1, 10 * 365, "days")),
     }
 
 
@@ -166,10 +168,10 @@ def wait(failures):
     """Return for how many seconds no code is evaluated after the last one of
     as many consecutive failures (NIST SP 800-63B-4 section 3.2.2).
     """
-    if failures < _FREE_FAILURES:
+    if failures < FREE_FAILURES:
         return 0
     # The exponent is bound because the power is not
-    return min(_MIN_WAIT * 2 ** min(failures - _FREE_FAILURES, 10), _MAX_WAIT)
+    return min(_MIN_WAIT * 2 ** min(failures - FREE_FAILURES, 10), _MAX_WAIT)
 
 
 def now():

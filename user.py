@@ -5,7 +5,10 @@
 from trytond.model import ModelView, fields
 from trytond.pool import Pool
 from trytond.pyson import Eval
+from trytond.report import Report
+from trytond.tools import timezone
 from trytond.transaction import Transaction
+from trytond.url import host, http_host
 from trytond.wizard import Button, StateTransition, StateView, Wizard
 
 try:
@@ -97,3 +100,16 @@ class SetupTOTP(Wizard):
         # session would keep it in the database
         self.start = self.start.__class__()
         super()._save()
+
+
+class TOTPEventEmail(Report):
+    __name__ = 'res.user.totp_event.email'
+
+    @classmethod
+    def get_context(cls, records, header, data):
+        context = super().get_context(records, header, data)
+        context['timezone'] = timezone.SERVER
+        context['host'] = host()
+        context['http_host'] = http_host()
+        context['database'] = Transaction().database.name
+        return context

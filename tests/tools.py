@@ -25,6 +25,7 @@ from trytond.wsgi import app
 KEY = 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ'
 OTHER_KEY = 'MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U'
 PASSWORD = 'correct horse'
+ADDRESS = '192.0.2.7'
 WRONG = "The code is wrong. Enter the code that your authenticator shows now."
 REFUSED = (
     "The code is wrong, or there were too many wrong codes before. "
@@ -82,7 +83,7 @@ class RPC:
                 'Session ' + b64encode(self.session.encode()).decode())
         return self.client.post(
             f'/{DB_NAME}/rpc/', content_type='application/json',
-            headers=headers,
+            headers=headers, environ_base={'REMOTE_ADDR': ADDRESS},
             data=json.dumps(
                 {'id': 1, 'method': method, 'params': params},
                 cls=JSONEncoder))
@@ -140,9 +141,12 @@ class TOTPTestCase(TestCase):
                 # The cost of the password is not what is tested
                 patch('trytond.res.user.PASSWORD_HASH', CHEAP_HASH),
                 patch('trytond.modules.authentication_sms.res.send_sms'),
+                # E-mails are sent once the test asks for it
+                patch('trytond.modules.authentication_totp.res.Thread'),
                 ]:
-            patcher.start()
+            mock = patcher.start()
             self.addCleanup(patcher.stop)
+        self.thread = mock
 
     def set_config(self, section, option, value):
         self.addCleanup(set_config(section, option, value))
@@ -169,6 +173,7 @@ class TOTPTestCase(TestCase):
                         ('add', [ModelData.get_id('res', 'group_admin')])]
             count = User.search([('login', 'like', f'{name}%')], count=True)
             values['login'] = values['name'] = f'{name}-{count}'
+            values['email'] = f'{name}-{count}@example.com'
             user, = User.create([values])
             if key:
                 user.set_totp_key(key)
@@ -206,6 +211,19 @@ class TOTPTestCase(TestCase):
         (failures,), = self.sql(table.select(
                 getattr(table, name), where=table.user == user_id))
         return failures
+
+    def events(self, user_id):
+        "The kinds of the events of the user, the first one first"
+        with self.transaction():
+            Event = Pool().get('res.user.totp_event')
+            return [e.kind for e in Event.search(
+                    [('user', '=', user_id)], order=[('id', 'ASC')])]
+
+    def send_emails(self):
+        "Do what the threads do that send the e-mails"
+        for call in self.thread.call_args_list:
+            call.kwargs['target'](*call.kwargs['args'])
+        self.thread.reset_mock()
 
     def attempts(self, login):
         with self.transaction():

@@ -1,0 +1,447 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+
+import datetime as dt
+import re
+import socket
+import threading
+import time
+import unittest
+from email import message_from_bytes, policy
+from unittest.mock import patch
+
+from aiosmtpd.controller import Controller
+
+from trytond import backend, security
+from trytond.exceptions import LoginException
+from trytond.modules.authentication_totp import totp
+from trytond.pool import Pool
+from trytond.tests.test_tryton import DB_NAME
+from trytond.worker import run_task
+
+from .tools import (
+    ADDRESS, KEY, OTHER_KEY, PASSWORD, RPC, Refused, TOTPTestCase, right_code)
+
+
+class Inbox:
+    "What the mail server does with an e-mail"
+
+    def __init__(self):
+        self.messages = []
+
+    async def handle_DATA(self, server, session, envelope):
+        self.messages.append(
+            message_from_bytes(envelope.content, policy=policy.default))
+        return '250 OK'
+
+
+class ToldTestCase(TOTPTestCase):
+    "Test what is recorded and what the owner is told (law 7)"
+
+    def setUp(self):
+        super().setUp()
+        self.set_config('session', 'max_attempt', '10000')
+        self.set_config('session', 'max_attempt_ip_network', '10000')
+        patcher = patch('trytond.res.user.random')
+        patcher.start()
+        self.addCleanup(patcher.stop)
+        self.inbox = Inbox()
+        self.server = Controller(self.inbox, '127.0.0.1', self.free_port())
+        self.server.start()
+        self.addCleanup(self.stop_server)
+        self.set_config(
+            'email', 'uri', f'smtp://127.0.0.1:{self.server.port}')
+        self.set_config('email', 'from', 'tryton@example.com')
+
+    def free_port(self):
+        with socket.create_server(('127.0.0.1', 0)) as server:
+            return server.getsockname()[1]
+
+    def stop_server(self):
+        if self.server:
+            self.server.stop()
+        self.server = None
+
+    def attempt(self, login, code, device_cookie=None):
+        parameters = {'password': PASSWORD, 'totp_code': code}
+        if device_cookie:
+            parameters['device_cookie'] = device_cookie
+        try:
+            return security.login(
+                DB_NAME, login, parameters, cache=False,
+                context={'_request': {'remote_addr': ADDRESS}})
+        except LoginException:
+            pass
+
+    def guess(self, login, count):
+        for _ in range(count):
+            self.assertIsNone(self.attempt(login, self.code(5)))
+
+    def lock(self, login, user_id):
+        "Be wrong until the lock, as somebody patient"
+        while self.events(user_id)[-1] != 'locked':
+            self.guess(login, 1)
+            self.now += 3600
+
+    def received(self):
+        "The subjects of the e-mails that came since the last time"
+        self.send_emails()
+        subjects = [message['Subject'] for message in self.inbox.messages]
+        self.messages = self.inbox.messages.copy()
+        self.inbox.messages.clear()
+        return subjects
+
+    def text(self):
+        message, = self.messages
+        html = message.get_body(['html']).get_content()
+        return ' '.join(re.sub('<[^>]*>', ' ', html).split())
+
+    def test_set_up(self):
+        "Test that who sets TOTP up or replaces the key is told"
+        login, user_id = self.user()
+        self.set_config('session', 'authentications', 'password')
+        rpc = RPC()
+        rpc.login(login, password=PASSWORD)
+        session_id, shown = rpc.start_setup()
+        rpc.confirm_setup(
+            session_id, shown, code=right_code(shown['secret'], self.now))
+        self.assertEqual(self.received(), [f"TOTP was set up for {login}"])
+        message, = self.messages
+        self.assertEqual(message['To'], f'{login}@example.com')
+        self.assertEqual(message['From'], 'tryton@example.com')
+        text = self.text()
+        for part in [
+                "From now on you log in with a code", login, ADDRESS,
+                "05/18/2033 03:33:20 UTC", "If this was not you"]:
+            self.assertIn(part, text)
+        self.assertNotIn(shown['secret'], text)
+        self.assertNotIn(shown['secret'].replace(' ', ''), text)
+
+        self.now += 30
+        session_id, new = rpc.start_setup()
+        rpc.confirm_setup(
+            session_id, new, code=right_code(new['secret'], self.now),
+            current_code=right_code(shown['secret'], self.now))
+        self.assertEqual(
+            self.received(), [f"The TOTP key was replaced for {login}"])
+        self.assertIn("You were logged out everywhere", self.text())
+        self.assertEqual(self.events(user_id), ['set_up', 'replaced'])
+
+    def test_failed(self):
+        "Test that the owner is told of three wrong codes"
+        login, user_id = self.user(KEY)
+        self.received()
+        self.guess(login, 2)
+        self.assertEqual(self.received(), [])
+        self.guess(login, 1)
+        self.assertEqual(
+            self.received(), [f"Wrong codes were entered for {login}"])
+        self.assertIn(ADDRESS, self.text())
+        self.assertIn("change your password now", self.text())
+        # Not of those who wait, nor of those that follow
+        for _ in range(10):
+            self.guess(login, 2)
+            self.now += 3600
+        self.assertEqual(self.received(), [])
+        self.assertEqual(self.events(user_id), ['set_up', 'failed'])
+
+    def test_failed_first(self):
+        "Test that who knows no more than the login sends no e-mail"
+        login, user_id = self.user(KEY)
+        self.received()
+        self.set_config('session', 'authentications', 'totp+password')
+        self.guess(login, 3)
+        self.assertEqual(self.events(user_id), ['set_up', 'failed'])
+        self.assertEqual(self.received(), [])
+
+    def test_replayed(self):
+        "Test that the owner is told of a used code"
+        login, user_id = self.user(KEY)
+        self.received()
+        code = self.code()
+        self.assertEqual(self.attempt(login, code), user_id)
+        self.assertEqual(self.received(), [])
+        self.assertIsNone(self.attempt(login, code))
+        self.assertEqual(
+            self.received(), [f"A used code was entered again for {login}"])
+        self.assertIn("It was refused", self.text())
+        self.assertEqual(self.events(user_id), ['set_up', 'replayed'])
+
+    def test_locked(self):
+        "Test that the owner is told once of the lock and gets in all the same"
+        login, user_id = self.user(KEY)
+        with self.transaction(user_id):
+            cookie = Pool().get('res.user.device').renew(None)
+        admin, admin_id = self.user(administrator=True)
+        self.guess(login, 1)
+        self.received()
+        self.lock(login, user_id)
+        self.guess(login, 10)
+        self.assertEqual(self.received(), [
+                f"Wrong codes were entered for {login}",
+                f"TOTP was locked for {login}"])
+        self.assertEqual(
+            self.attempt(login, self.code(), device_cookie=cookie), user_id)
+
+        rpc = RPC()
+        self.set_config('session', 'authentications', 'password')
+        rpc.login(admin, password=PASSWORD)
+        rpc.model('res.user', 'unlock_totp', [user_id])
+        self.assertEqual(
+            self.received(), [f"TOTP was unlocked for {login}"])
+        self.assertIn(f"By {admin}", self.text())
+        self.set_config('session', 'authentications', 'password+totp')
+        self.now += 30
+        self.assertEqual(self.attempt(login, self.code()), user_id)
+        self.assertEqual(
+            self.events(user_id), ['set_up', 'failed', 'locked', 'unlocked'])
+
+    def test_hour(self):
+        "Test that there is at most one e-mail an hour for each kind"
+        login, user_id = self.user(KEY)
+        self.received()
+        times = []
+        for _ in range(200):
+            self.assertEqual(self.attempt(login, self.code()), user_id)
+            self.assertIsNone(self.attempt(login, self.code()))
+            if self.received():
+                times.append(self.now)
+            self.now += 60
+        self.assertEqual(len(times), 4)
+        for before, after in zip(times, times[1:], strict=False):
+            self.assertEqual(after - before, 3600)
+        self.assertEqual(self.events(user_id).count('replayed'), 200)
+
+    def test_language(self):
+        "Test that the e-mail is in the language of the user"
+        login, user_id = self.user(KEY)
+        self.received()
+        with self.transaction():
+            pool = Pool()
+            User = pool.get('res.user')
+            Lang = pool.get('ir.lang')
+            Translation = pool.get('ir.translation')
+            language, = Lang.search([('code', '=', 'de')])
+            Lang.write([language], {'translatable': True})
+            User.write([User(user_id)], {'language': language.id})
+            Translation.create([{
+                        'lang': 'de', 'type': type_, 'name': name,
+                        'src': source, 'value': value, 'fuzzy': False,
+                        'module': 'authentication_totp',
+                        } for type_, name, source, value in [
+                        ('selection', 'res.user.totp_event,kind',
+                            "A used code was entered again", "KODE"),
+                        ('report', 'res.user.totp_event.email', "Account",
+                            "KONTO")]])
+        self.attempt(login, self.code())
+        self.attempt(login, self.code())
+        self.assertEqual(self.received(), [f"KODE for {login}"])
+        self.assertIn("KONTO", self.text())
+        self.assertIn("18.05.2033 03:33:20 UTC", self.text())
+
+    def test_no_address(self):
+        "Test that a user without address costs a line in the log"
+        login, user_id = self.user(KEY)
+        with self.transaction():
+            User = Pool().get('res.user')
+            User.write([User(user_id)], {'email': None})
+        self.received()
+        self.attempt(login, self.code())
+        with self.assertLogs(
+                'trytond.modules.authentication_totp', 'INFO') as logs:
+            self.attempt(login, self.code())
+        self.assertEqual(self.received(), [])
+        self.assertEqual(len(logs.output), 1)
+        self.assertIn(f'user {user_id}', logs.output[0])
+        self.assertEqual(self.events(user_id), ['set_up', 'replayed'])
+
+    def test_no_mail_server(self):
+        "Test that a mail server which is down breaks nothing"
+        login, user_id = self.user(KEY)
+        self.received()
+        self.stop_server()
+        self.guess(login, 3)
+        with self.assertLogs('trytond.sendmail', 'ERROR'):
+            self.assertEqual(self.received(), [])
+        self.now += 30
+        self.assertEqual(self.attempt(login, self.code()), user_id)
+
+    def test_worker(self):
+        "Test that a worker sends the e-mails, where there is one"
+        self.set_config('queue', 'worker', 'True')
+        login, user_id = self.user(KEY)
+        self.assertEqual(self.received(), [])
+        with self.transaction():
+            Queue = Pool().get('ir.queue')
+            task, = Queue.search([], order=[('id', 'DESC')], limit=1)
+        run_task(DB_NAME, task.id)
+        self.assertEqual(self.received(), [f"TOTP was set up for {login}"])
+
+    @unittest.skipUnless(
+        backend.name == 'postgresql', "an SQLite in memory has one thread")
+    def test_thread(self):
+        "Test that the e-mail comes by itself and nobody waits for it"
+        login, user_id = self.user(KEY)
+        self.thread.reset_mock()
+        self.thread.side_effect = threading.Thread
+        reached, answer = threading.Event(), threading.Event()
+        handle = self.inbox.handle_DATA
+
+        async def slow(*args):
+            reached.set()
+            answer.wait(60)
+            return await handle(*args)
+        with patch.object(self.inbox, 'handle_DATA', slow):
+            self.attempt(login, self.code())
+            self.assertIsNone(self.attempt(login, self.code()))
+            self.assertTrue(reached.wait(60))
+            self.now += 30
+            self.assertEqual(self.attempt(login, self.code()), user_id)
+            self.assertEqual(self.inbox.messages, [])
+            answer.set()
+            deadline = time.monotonic() + 60
+            while not self.inbox.messages and time.monotonic() < deadline:
+                time.sleep(0.01)
+        self.assertEqual(
+            [m['Subject'] for m in self.inbox.messages],
+            [f"A used code was entered again for {login}"])
+        self.thread.reset_mock(side_effect=True)
+
+    def test_event(self):
+        "Test what an event says"
+        login, user_id = self.user(KEY)
+        self.guess(login, 3)
+        with self.transaction():
+            Event = Pool().get('res.user.totp_event')
+            first, second = Event.search(
+                [('user', '=', user_id)], order=[('id', 'ASC')])
+            self.assertEqual(second.user.id, user_id)
+            self.assertEqual(
+                second.time, dt.datetime.fromtimestamp(self.now))
+            self.assertIsNone(second.actor)
+            self.assertEqual(second.address, ADDRESS)
+            self.assertTrue(second.told)
+            self.assertEqual(second.rec_name, "Wrong codes were entered")
+            self.assertIsNone(first.address)
+
+    def test_access(self):
+        "Test that administrators read the events and nobody changes them"
+        login, user_id = self.user(KEY)
+        admin, _ = self.user(administrator=True)
+        self.set_config('session', 'authentications', 'password')
+        model = 'res.user.totp_event'
+        for user in [login, admin]:
+            rpc = RPC()
+            rpc.login(user, password=PASSWORD)
+            is_admin = user == admin
+            with self.transaction():
+                Event = Pool().get(model)
+                (event,) = Event.search([('user', '=', user_id)])
+            for method, *params in [
+                    ('read', [event.id], ['kind', 'user', 'address']),
+                    ('search', [('user', '=', user_id)]),
+                    ('search_count', [('user', '=', user_id)]),
+                    ('search_read', [('kind', '=', 'set_up')], 0, None, None,
+                        ['kind']),
+                    ('export_data', [event.id], ['kind']),
+                    ]:
+                with self.subTest(user=user, method=method):
+                    if is_admin:
+                        self.assertTrue(rpc.model(model, method, *params))
+                    else:
+                        with self.assertRaises(Refused):
+                            rpc.model(model, method, *params)
+            for method, *params in [
+                    ('create', [{
+                                'user': user_id, 'kind': 'set_up',
+                                'time': dt.datetime(2026, 1, 1)}]),
+                    ('write', [event.id], {'kind': 'locked'}),
+                    ('delete', [event.id]),
+                    ('copy', [event.id]),
+                    ('import_data', ['kind'], [['locked']]),
+                    ]:
+                with self.subTest(user=user, method=method):
+                    with self.assertRaises(Refused):
+                        rpc.model(model, method, *params)
+            access = rpc.model('ir.model.access', 'get_access', [model])
+            self.assertEqual(access[model], {
+                    'read': is_admin, 'write': False, 'create': False,
+                    'delete': False})
+        self.assertEqual(self.events(user_id), ['set_up'])
+
+    def test_clean(self):
+        "Test that the scheduled task removes what is too old"
+        self.set_totp('event_retention', '10')
+        login, user_id = self.user(KEY)
+        other, other_id = self.user()
+        for id_ in [user_id, other_id]:
+            with self.transaction():
+                Pool().get('res.user')(id_).start_totp_setup()
+            self.now += 300
+        self.now += 299
+        self.clean()
+        self.assertEqual(
+            [self.has_pending(id_) for id_ in [user_id, other_id]],
+            [False, True])
+        self.now += 2
+        self.clean()
+        self.assertFalse(self.has_pending(other_id))
+        self.assertTrue(self.stored_secret(user_id))
+        self.now += 10 * 24 * 3600 - 901
+        self.clean()
+        self.assertEqual(self.events(user_id), ['set_up'])
+        self.now += 1
+        self.clean()
+        self.assertEqual(self.events(user_id), [])
+
+    def clean(self):
+        with self.transaction():
+            Cron = Pool().get('ir.cron')
+            cron, = Cron.search([('method', '=', 'res.user|clean_totp')])
+            cron.run_once()
+
+    def has_pending(self, user_id):
+        with self.transaction():
+            table = Pool().get('res.user').__table__()
+        (secret, expire), = self.sql(table.select(
+                table.totp_pending_secret, table.totp_pending_expire,
+                where=table.id == user_id))
+        self.assertEqual(bool(secret), bool(expire))
+        return bool(secret)
+
+    def test_resealed(self):
+        "Test that a secret sealed anew is an event, of which nobody is told"
+        login, user_id = self.user(KEY)
+        self.received()
+        with patch.object(totp, 'is_stale', return_value=True):
+            self.attempt(login, self.code())
+        self.assertEqual(self.events(user_id), ['set_up', 'resealed'])
+        self.assertEqual(self.received(), [])
+
+    def test_sessions(self):
+        "Test that replacing ends the sessions, and each forgets the devices"
+        login, user_id = self.user()
+        other, other_id = self.user()
+        for key, valid in [(KEY, True), (OTHER_KEY, False)]:
+            with self.subTest(key=key):
+                sessions, cookies = {}, {}
+                for name, id_ in [(login, user_id), (other, other_id)]:
+                    with self.transaction(id_):
+                        pool = Pool()
+                        sessions[id_] = pool.get('ir.session').new()
+                        cookies[name] = pool.get('res.user.device').renew(None)
+                with self.transaction():
+                    Pool().get('res.user')(user_id).set_totp_key(key)
+                with self.transaction():
+                    pool = Pool()
+                    Session = pool.get('ir.session')
+                    Device = pool.get('res.user.device')
+                    self.assertEqual([
+                            bool(Session.check(id_, session))
+                            for id_, session in sessions.items()],
+                        [valid, True])
+                    self.assertEqual([
+                            Device.get_valid_cookie(name, cookie)
+                            for name, cookie in cookies.items()],
+                        [None, cookies[other]])
