@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 # No client can send it, its keys are strings
 _ACCEPTED = object()
 _PASSED = object()
+# As the root user it has no row
+_NOBODY = 0
 _TELL_INTERVAL = dt.timedelta(hours=1)
 _STORED = [
     'totp_secret', 'totp_generation', 'totp_since', 'totp_pending_secret',
@@ -223,10 +225,10 @@ class User(metaclass=PoolMeta):
         code = parameters['totp_code']
         if totp.is_blank(code):
             return
-        user_id = cls._get_login(login)[0]
+        user_id = cls._get_login_id(login)
         try:
             match = Counter.check(
-                user_id, code,
+                user_id or _NOBODY, code,
                 known_device=bool(parameters.get('device_cookie')),
                 silent=_PASSED not in parameters)
             if _ACCEPTED in parameters:
@@ -236,6 +238,19 @@ class User(metaclass=PoolMeta):
         except TOTPCodeError as error:
             cls._refuse_totp_code(login, parameters, error)
         return user_id
+
+    @classmethod
+    def _get_login_id(cls, login):
+        # The time of core's _get_login, which reads the password too, tells
+        # whether the login exists
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.select(
+                table.id,
+                where=(table.login == login)
+                & (table.active == Literal(True))))
+        row = cursor.fetchone()
+        return row[0] if row else None
 
     @classmethod
     def _refuse_totp_code(cls, login, parameters, error):
@@ -459,15 +474,14 @@ class UserTOTPCounter(ModelSQL):
         """
         counter = secret.match(code, totp.now()) if secret else None
         if counter is None:
-            raise TOTPCodeError(
-                gettext('authentication_totp.msg_totp_code_wrong'))
+            cls._raise_wrong()
         return counter
 
     @classmethod
     def check(cls, user_id, code, known_device=False, silent=False):
         """Return the TOTPMatch of a right code for the user's secret.
 
-        user_id: the id of the user, or None for one who does not exist
+        user_id: the id of the user, 0 for one who does not exist
         code: what a client sent, of any type
         known_device: whether it comes from a device that the user has used
         silent: whether it must take as long for a user without secret
@@ -479,15 +493,14 @@ class UserTOTPCounter(ModelSQL):
         The code stays usable until consume accepts the match.
         """
         row = cls._lock(user_id, known_device)
-        if not row or row[0] is None:
-            if silent:
-                totp.match_nothing(code, totp.now())
-                cls._fail(0, -1, known_device)
-            else:
+        if not row:
+            if not silent:
                 cls._raise_wait(user_id, known_device)
-            raise TOTPCodeError(
-                gettext('authentication_totp.msg_totp_code_wrong'))
-        stored, generation, last, failures = row
+                cls._raise_wrong()
+            # The same work, so that the time does not tell that all is lost
+            user_id = _NOBODY
+        stored, generation, last, failures = row or (
+            totp.stored_for_nobody(), 0, -1, -1)
         try:
             secret = totp.Secret.load(stored, user_id)
         except ValueError:
@@ -495,12 +508,18 @@ class UserTOTPCounter(ModelSQL):
             secret = None
         try:
             counter = cls.match(secret, code)
+            if not row:
+                cls._raise_wrong()
             if counter <= last:
                 cls._warn_if_ahead(user_id, secret, last)
                 cls._raise_used()
         except TOTPCodeError as error:
-            cls._check_first(cls._fail(user_id, failures, known_device))
-            cls._record_failure(user_id, failures + 1, error, silent)
+            cursor = cls._fail(user_id, failures, known_device)
+            if row:
+                cls._check_first(cursor)
+            cls._record_failure(
+                user_id, failures + 1,
+                isinstance(error, TOTPCodeUsedError), silent)
             raise
         return TOTPMatch(
             user_id, generation, counter, failures, known_device,
@@ -637,7 +656,8 @@ class UserTOTPCounter(ModelSQL):
             query.for_ = For('UPDATE')
         cursor = transaction.connection.cursor()
         cursor.execute(*query)
-        return cursor.fetchone()
+        row = cursor.fetchone()
+        return row if row and row[0] else None
 
     @classmethod
     def _fail(cls, user_id, failures, known_device):
@@ -653,18 +673,17 @@ class UserTOTPCounter(ModelSQL):
         return cursor
 
     @classmethod
-    def _record_failure(cls, user_id, failures, error, silent):
+    def _record_failure(cls, user_id, failures, used, silent):
         pool = Pool()
         Event = pool.get('res.user.totp_event')
         User = pool.get('res.user')
-        users = [User(user_id)]
-        if isinstance(error, TOTPCodeUsedError):
-            Event.record(users, 'replayed')
+        if used:
+            Event.record([User(user_id)], 'replayed')
         if failures == totp.setting('max_failures'):
-            Event.record(users, 'locked')
+            Event.record([User(user_id)], 'locked')
         elif failures == totp.FREE_FAILURES:
             # Who has passed nothing before knows no more than the login
-            Event.record(users, 'failed', tell=not silent)
+            Event.record([User(user_id)], 'failed', tell=not silent)
 
     @classmethod
     def _check_first(cls, cursor):
@@ -697,6 +716,11 @@ class UserTOTPCounter(ModelSQL):
             logger.warning(
                 "the last code accepted of user %s is %d seconds ahead of "
                 "the clock, which was set back", user_id, ahead)
+
+    @classmethod
+    def _raise_wrong(cls):
+        raise TOTPCodeError(
+            gettext('authentication_totp.msg_totp_code_wrong'))
 
     @classmethod
     def _raise_used(cls):

@@ -27,7 +27,8 @@ setup(
     packages=[PACKAGE, f'{PACKAGE}.tests'],
     package_data={
         PACKAGE: config['tryton']['xml'].split() + [
-            'tryton.cfg', 'view/*.xml', 'locale/*.po', 'icons/*.svg', '*.html'],
+            'tryton.cfg', '*.html', 'view/*.xml', 'locale/*.po',
+            'icons/*.svg'],
         f'{PACKAGE}.tests': ['*.rst', '*.csv'],
         },
     classifiers=[

@@ -3,8 +3,10 @@
 # terms.
 
 import datetime as dt
+import http.client
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -29,14 +31,21 @@ from .tools import (
     KEY, PASSWORD, REFUSED, USED, WAIT, WRONG, TOTPTestCase, right_code)
 
 THREADS = 32
-# The command trytond, where who failed does not wait as core wants it
+ROUNDS = 3
+# The command trytond, where who failed does not wait as core wants it, and
+# where a password costs nothing
 SERVER = """
 from unittest.mock import patch
+
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
 
 import trytond.res.user
 from trytond.cli import main
 
-with patch('trytond.res.user.time'):
+cheap = Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1)
+with (patch('trytond.res.user.time'),
+        patch('trytond.res.user.PASSWORD_HASH', PasswordHash([cheap]))):
     main()
 """
 
@@ -260,11 +269,8 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
 class ServersTestCase(LosersMixin, TOTPTestCase):
     "Test two server processes on the same database"
 
-    def setUp(self):
-        super().setUp()
-        self.ports = [self.start_server() for _ in range(2)]
-
-    def start_server(self):
+    def start_server(self, authentications='password+totp'):
+        "Return its port and its process"
         with socket.socket() as sock:
             sock.bind(('127.0.0.1', 0))
             port = sock.getsockname()[1]
@@ -274,13 +280,13 @@ class ServersTestCase(LosersMixin, TOTPTestCase):
             env={
                 **os.environ,
                 'TRYTOND_WEB__LISTEN': f'127.0.0.1:{port}',
-                'TRYTOND_SESSION__AUTHENTICATIONS': 'password+totp',
+                'TRYTOND_SESSION__AUTHENTICATIONS': authentications,
                 'TRYTOND_SESSION__MAX_ATTEMPT': '1000',
                 'TRYTOND_AUTHENTICATION_TOTP__TOLERANCE': '5',
                 },
             stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.addCleanup(self.stop_server, server, log)
-        return port
+        return port, server
 
     def stop_server(self, server, log):
         server.terminate()
@@ -292,7 +298,7 @@ class ServersTestCase(LosersMixin, TOTPTestCase):
             self.assertEqual(error, 'trytond.exceptions.LoginException')
         log.close()
 
-    def call(self, port, method, *params):
+    def call(self, port, server, method, *params):
         request = urllib.request.Request(
             f'http://127.0.0.1:{port}/{DB_NAME}/rpc/',
             json.dumps(
@@ -307,15 +313,16 @@ class ServersTestCase(LosersMixin, TOTPTestCase):
                 return error.code
             except OSError:
                 # Not yet started
-                if time.monotonic() > deadline:
+                if server.poll() is not None or time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
 
     def test_once(self):
         "Test that of 32 requests to two servers one gets in"
-        login, user_id = self.user(KEY)
-        for port in self.ports:
-            answer = self.call(port, 'common.db.login', login, {}, 'en')
+        servers = [self.start_server() for _ in range(2)]
+        login, user_id = self.user(KEY, email=False)
+        for server in servers:
+            answer = self.call(*server, 'common.db.login', login, {}, 'en')
             self.assertEqual(answer['error'][1][0], 'password')
         self.now = time.time()
         for steps in range(-2, 3):
@@ -325,7 +332,7 @@ class ServersTestCase(LosersMixin, TOTPTestCase):
                 }
             answers = at_once(
                 lambda arguments: self.call(*arguments), [
-                    (self.ports[i % 2], 'common.db.login', login,
+                    (*servers[i % 2], 'common.db.login', login,
                         parameters, 'en')
                     for i in range(THREADS)])
             winners = [a for a in answers if a.get('result')]
@@ -343,3 +350,49 @@ class ServersTestCase(LosersMixin, TOTPTestCase):
             with self.transaction():
                 Pool().get('res.user')(user_id).unlock_totp()
         self.assertEqual(len(self.counters(user_id)), 1)
+
+    def storm(self, server, users):
+        """Log in with codes of the users until the server is killed
+
+        Return the parameters of the logins that were answered with success.
+        """
+        accepted = []
+
+        def log_in(login):
+            for steps in range(-4, 5):
+                parameters = {'totp_code': self.code(steps)}
+                try:
+                    answer = self.call(
+                        *server, 'common.db.login', login, parameters, 'en')
+                except (OSError, http.client.HTTPException):
+                    return
+                if answer.get('result'):
+                    accepted.append((login, parameters))
+
+        def kill(seconds):
+            time.sleep(seconds)
+            server[1].kill()
+
+        storm = [(log_in, login) for login in users]
+        storm.append((kill, random.uniform(0.1, 0.5)))
+        for error in at_once(lambda call: call[0](*call[1:]), storm):
+            if error:
+                raise error
+        return accepted
+
+    def test_killed(self):
+        "Test that a killed server makes no used code good again"
+        accepted = []
+        server = self.start_server('totp')
+        for _ in range(ROUNDS):
+            self.call(*server, 'common.db.login', 'nobody', {}, 'en')
+            self.now = time.time()
+            users = [self.user(KEY, email=False)[0] for _ in range(8)]
+            before = self.storm(server, users)
+            accepted += before
+            server = self.start_server('totp')
+            for login, parameters in before:
+                answer = self.call(
+                    *server, 'common.db.login', login, parameters, 'en')
+                self.assertEqual(answer['error'][0], 'LoginException')
+        self.assertGreater(len(accepted), ROUNDS)

@@ -84,12 +84,13 @@ class SealingTestCase(TOTPTestCase):
         Return the keys that were shown, and the keys found in the database.
         """
         login, user_id = self.user()
-        rpc = RPC()
-        self.set_config('session', 'authentications', 'password')
-        rpc.login(login, password=PASSWORD)
-        self.set_config('session', 'authentications', 'password+totp')
         codes, keys = {}, []
         for confirm in [True, True, False]:
+            # Replacing the key ends the session
+            self.set_config('session', 'authentications', 'password')
+            rpc = RPC()
+            rpc.login(login, password=PASSWORD)
+            self.set_config('session', 'authentications', 'password+totp')
             session_id, shown = rpc.start_setup()
             key = shown['secret'].replace(' ', '')
             keys.append(key)

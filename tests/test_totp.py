@@ -232,6 +232,7 @@ class SecretTestCase(unittest.TestCase):
                 'encryption_keys': (),
                 'max_failures': 100,
                 'setup_timeout': 600,
+                'event_retention': 365,
                 })
         totp.check_settings()
 
@@ -272,6 +273,8 @@ class SecretTestCase(unittest.TestCase):
                 ('encryption_keys', __file__),
                 ('setup_timeout', '0'),
                 ('setup_timeout', '86401'),
+                ('event_retention', '0'),
+                ('event_retention', '3651'),
                 ]:
             with self.subTest(option=option, value=value):
                 restore = set_config('authentication_totp', option, value)
