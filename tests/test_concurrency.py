@@ -281,7 +281,8 @@ class ServersTestCase(LosersMixin, TOTPTestCase):
                 **os.environ,
                 'TRYTOND_WEB__LISTEN': f'127.0.0.1:{port}',
                 'TRYTOND_SESSION__AUTHENTICATIONS': authentications,
-                'TRYTOND_SESSION__MAX_ATTEMPT': '1000',
+                'TRYTOND_SESSION__MAX_ATTEMPT': '100000',
+                'TRYTOND_SESSION__MAX_ATTEMPT_IP_NETWORK': '100000',
                 'TRYTOND_AUTHENTICATION_TOTP__TOLERANCE': '5',
                 },
             stdin=subprocess.DEVNULL, stdout=log, stderr=log)
