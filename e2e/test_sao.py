@@ -19,12 +19,15 @@ from demo.demo import ROOT, Server
 TOOLS = ROOT / '.e2e'
 DATA = TOOLS / 'data'
 SCREENSHOTS = TOOLS / 'screenshots'
-PASSWORD = "Password for alice"
-CODE = "Enter the code that your authenticator shows for alice."
+PASSWORD = "Password for %s"
+CODE = "Enter the code that your authenticator shows for %s."
 CODE_WRONG = (
     "The code is wrong. Enter the code that your authenticator shows now.")
 CODE_USED = (
     "The code was already used. Wait for the next one and enter it.")
+EVENTS = [
+    "TOTP was set up", "A used code was entered again",
+    "The TOTP key was replaced"]
 PERIOD = 30
 
 expect.set_options(timeout=60_000)
@@ -74,7 +77,7 @@ class SaoTestCase(unittest.TestCase):
         server = Server(TOOLS, DATA, free_port())
         server.build()
         stack.enter_context(server.serve())
-        cls.password = server.password('alice')
+        cls.password = server.password
         cls.url = f'http://localhost:{server.port}/'
         playwright = stack.enter_context(sync_playwright())
         cls.browser = playwright.chromium.launch(
@@ -97,12 +100,19 @@ class SaoTestCase(unittest.TestCase):
         self.page.screenshot(path=path, animations='disabled')
         return path
 
-    def login(self):
+    def login(self, login='alice'):
         dialog = self.page.locator('.login-dialog')
-        dialog.locator('#login').fill('alice')
+        dialog.locator('#login').fill(login)
         self.screenshot('login')
         dialog.get_by_role('button', name="Login").click()
-        self.answer('password', PASSWORD, self.password, 'password')
+        self.answer_password(login, 'password')
+
+    def answer_password(self, login, screenshot):
+        self.answer(
+            'password', PASSWORD % login, self.password(login), screenshot)
+
+    def answer_code(self, code, screenshot, message=CODE % 'alice'):
+        self.answer('totp_code', message, code, screenshot)
 
     def answer(self, name, message, value, screenshot):
         "Enter the value of name when message asks for it."
@@ -134,38 +144,65 @@ class SaoTestCase(unittest.TestCase):
             viewport={'width': 1280, 'height': 720})
         self.page.goto(self.url)
         self.login()
-        self.answer('totp_code', CODE, '', 'blank')
+        self.answer_code('', 'blank')
         authenticator = self.set_up()
+        expect(self.page.locator('.wizard-dialog')).to_be_hidden()
         self.logout()
 
         self.login()
         code = authenticator.next_code()
-        self.answer('totp_code', CODE, code, 'code')
+        self.answer_code(code, 'code')
         self.menu()
         self.logout()
 
         self.login()
-        self.answer('totp_code', CODE, code, 'code')
-        self.answer(
-            'totp_code', CODE_USED, authenticator.wrong_code(), 'used')
-        self.answer(
-            'totp_code', CODE_WRONG, authenticator.next_code(), 'wrong')
+        self.answer_code(code, 'code')
+        self.answer_code(authenticator.wrong_code(), 'used', CODE_USED)
+        self.answer_code(authenticator.next_code(), 'wrong', CODE_WRONG)
+        new_authenticator = self.set_up(authenticator)
+        # Which has ended the session
+        self.answer_password('alice', 'ended')
+        self.answer_code(new_authenticator.next_code(), 'new-code')
+        expect(self.page.locator('.wizard-dialog')).to_be_hidden()
         self.menu()
+        self.logout()
 
-    def set_up(self):
-        "Set TOTP up with the wizard and return the authenticator."
+        self.login('admin')
+        self.answer_code('', 'blank', CODE % 'admin')
+        self.page.get_by_role('button', name="Cancel").click()
+        self.open("Administration", "Users", "TOTP Events")
+        for event in EVENTS:
+            expect(
+                self.page.locator('td').get_by_text(event)).to_be_visible()
+        self.screenshot('events')
+
+    def open(self, *names):
+        "Open the entry of the menu, through its parents."
+        for name in names:
+            entry = self.page.locator('#menu').get_by_text(name).last
+            expect(entry).to_be_visible()
+            entry.click()
+
+    def set_up(self, current=None):
+        """Set TOTP up with the wizard and return the authenticator.
+
+        current: the authenticator that is replaced
+        """
         self.menu().click()
         wizard = self.page.locator('.wizard-dialog')
         expect(wizard.locator('.form-image img.center-block')).to_be_visible()
         uri = zxingcpp.read_barcode(
             Image.open(self.screenshot('wizard'))).text
         self.assertEqual(wizard.get_by_label("URI").input_value(), uri)
+        if current:
+            wizard.get_by_label("Current Code:").fill(current.next_code())
         authenticator = Authenticator(uri)
         wizard.get_by_label("Code:", exact=True).fill(authenticator.code())
         self.screenshot('wizard-code')
         wizard.get_by_role('button', name="Confirm").click()
         expect(wizard.get_by_text("TOTP is on.")).to_be_visible()
         self.screenshot('wizard-done')
+        # The client ignores a click while it still builds the page
+        self.page.wait_for_load_state('networkidle')
         wizard.get_by_role('button', name="Close").click()
-        expect(wizard).to_be_hidden()
         return authenticator
