@@ -497,7 +497,7 @@ class UserTOTPCounter(ModelSQL):
             if not silent:
                 cls._raise_wait(user_id, known_device)
                 cls._raise_wrong()
-            # The same work, so that the time does not tell that all is lost
+            # From here on the same work as for who has a secret
             user_id = _NOBODY
         stored, generation, last, failures = row or (
             totp.stored_for_nobody(), 0, -1, -1)

@@ -146,6 +146,28 @@ class ToldTestCase(TOTPTestCase):
         self.assertEqual(self.received(), [])
         self.assertEqual(self.events(user_id), ['set_up', 'failed'])
 
+    def test_failed_in_wizard(self):
+        "Test that wrong codes of a session left open are told as well"
+        login, user_id = self.user(KEY)
+        self.received()
+        self.set_config('session', 'authentications', 'password')
+        rpc = RPC()
+        rpc.login(login, password=PASSWORD)
+        session_id, shown = rpc.start_setup()
+        for _ in range(3):
+            with self.assertRaises(Refused):
+                rpc.confirm_setup(
+                    session_id, shown, current_code=self.code(5),
+                    code=right_code(shown['secret'], self.now))
+        self.assertEqual(
+            self.received(), [f"Wrong codes were entered for {login}"])
+        with self.transaction():
+            Event = Pool().get('res.user.totp_event')
+            event, = Event.search([
+                    ('user', '=', user_id), ('kind', '=', 'failed')])
+            self.assertEqual(event.actor.id, user_id)
+            self.assertEqual(event.address, ADDRESS)
+
     def test_failed_first(self):
         "Test that who knows no more than the login sends no e-mail"
         login, user_id = self.user(KEY)
@@ -191,6 +213,8 @@ class ToldTestCase(TOTPTestCase):
         self.assertEqual(
             self.received(), [f"TOTP was unlocked for {login}"])
         self.assertIn(f"By {admin}", self.text())
+        with self.assertRaises(Refused):
+            rpc.model('res.user', 'unlock_totp', [user_id])
         self.set_config('session', 'authentications', 'password+totp')
         self.now += 30
         self.assertEqual(self.attempt(login, self.code()), user_id)
