@@ -5,7 +5,7 @@
 import datetime as dt
 import logging
 import math
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from sql import Conflict, For, Literal, Null
@@ -39,6 +39,8 @@ _PASSED = object()
 # As the root user it has no row
 _NOBODY = 0
 _TELL_INTERVAL = dt.timedelta(hours=1)
+# One, so that a mail server which hangs takes one connection to the database
+_MAILER = ThreadPoolExecutor(1, 'totp-mailer')
 _STORED = [
     'totp_secret', 'totp_generation', 'totp_since', 'totp_pending_secret',
     'totp_pending_expire']
@@ -804,6 +806,8 @@ class UserTOTPEvent(ModelSQL, ModelView):
                     ('user', 'in', [u.id for u in users]),
                     ('kind', '=', kind),
                     ('time', '>', time - _TELL_INTERVAL),
+                    # The clock may have been set back
+                    ('time', '<=', time),
                     ('told', '=', True),
                     ])}
         to_tell = []
@@ -822,17 +826,18 @@ class UserTOTPEvent(ModelSQL, ModelView):
         if task in transaction.tasks:
             # There is no worker, and nobody has to wait for a mail server
             transaction.tasks.remove(task)
-            thread = Thread(
-                target=run_task, args=[transaction.database.name, task])
-            transaction.atexit(thread.start)
+            transaction.atexit(
+                _MAILER.submit, run_task, transaction.database.name, task)
 
     @classmethod
     def send_emails(cls, events):
         "Send the e-mails that tell the users of the events."
+        pool = Pool()
+        Lang = pool.get('ir.lang')
         from_ = config.get('email', 'from')
         for event in events:
             user = event.user
-            language, = user.languages
+            language = user.language or Lang.get()
             message, _ = get_email(
                 'res.user.totp_event.email', event, [language])
             with Transaction().set_context(language=language.code):

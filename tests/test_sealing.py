@@ -66,7 +66,8 @@ class SealingTestCase(TOTPTestCase):
     def forms(self, key):
         raw = base64.b32decode(key)
         return [
-            key, raw.hex(), raw.decode('latin-1'), repr(raw)[2:-1],
+            key, key.lower(), raw.hex(), raw.hex().upper(),
+            raw.decode('latin-1'), repr(raw)[2:-1],
             *(base64.b64encode(raw[i:]).decode()[:20] for i in range(3))]
 
     def dump(self):

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from email import message_from_bytes, policy
 from unittest.mock import patch
 
@@ -237,6 +238,25 @@ class ToldTestCase(TOTPTestCase):
             self.assertEqual(after - before, 3600)
         self.assertEqual(self.events(user_id).count('replayed'), 200)
 
+    def test_clock_back(self):
+        "Test that a clock set back does not make silent"
+        login, user_id = self.user(KEY)
+        code = self.code()
+        self.attempt(login, code)
+        self.attempt(login, code)
+        self.received()
+        self.now -= 10 ** 6
+        self.guess(login, 2)
+        self.assertEqual(
+            self.received(), [f"Wrong codes were entered for {login}"])
+        self.now -= 10 ** 6
+        with self.transaction():
+            Pool().get('res.user')(user_id).unlock_totp()
+        self.received()
+        self.guess(login, 3)
+        self.assertEqual(
+            self.received(), [f"Wrong codes were entered for {login}"])
+
     def test_language(self):
         "Test that the e-mail is in the language of the user"
         login, user_id = self.user(KEY)
@@ -303,8 +323,10 @@ class ToldTestCase(TOTPTestCase):
     def test_thread(self):
         "Test that the e-mail comes by itself and nobody waits for it"
         login, user_id = self.user(KEY)
-        self.thread.reset_mock()
-        self.thread.side_effect = threading.Thread
+        self.received()
+        mailer = ThreadPoolExecutor(1)
+        self.addCleanup(mailer.shutdown)
+        self.mailer.submit.side_effect = mailer.submit
         reached, answer = threading.Event(), threading.Event()
         handle = self.inbox.handle_DATA
 
@@ -326,7 +348,6 @@ class ToldTestCase(TOTPTestCase):
         self.assertEqual(
             [m['Subject'] for m in self.inbox.messages],
             [f"A used code was entered again for {login}"])
-        self.thread.reset_mock(side_effect=True)
 
     def test_event(self):
         "Test what an event says"

@@ -142,11 +142,11 @@ class TOTPTestCase(TestCase):
                 patch('trytond.res.user.PASSWORD_HASH', CHEAP_HASH),
                 patch('trytond.modules.authentication_sms.res.send_sms'),
                 # E-mails are sent once the test asks for it
-                patch('trytond.modules.authentication_totp.res.Thread'),
+                patch('trytond.modules.authentication_totp.res._MAILER'),
                 ]:
             mock = patcher.start()
             self.addCleanup(patcher.stop)
-        self.thread = mock
+        self.mailer = mock
 
     def set_config(self, section, option, value):
         self.addCleanup(set_config(section, option, value))
@@ -221,10 +221,11 @@ class TOTPTestCase(TestCase):
                     [('user', '=', user_id)], order=[('id', 'ASC')])]
 
     def send_emails(self):
-        "Do what the threads do that send the e-mails"
-        for call in self.thread.call_args_list:
-            call.kwargs['target'](*call.kwargs['args'])
-        self.thread.reset_mock()
+        "Do what the thread does that sends the e-mails"
+        for call in self.mailer.submit.call_args_list:
+            function, *args = call.args
+            function(*args)
+        self.mailer.reset_mock()
 
     def attempts(self, login):
         with self.transaction():
