@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from sql import Conflict, For, Literal, Null
+from sql.aggregate import Count
 from sql.conditionals import Case, Coalesce
 from sql.functions import Abs
 
@@ -36,6 +37,14 @@ logger = logging.getLogger(__name__)
 # No client can send it, its keys are strings
 _ACCEPTED = object()
 _PASSED = object()
+_STATUS = ['totp_enabled', 'totp_since', 'totp_recovery_codes']
+# Whose failures count together
+_ELSEWHERE = ''
+_KNOWN_DEVICE = 'device_'
+_RECOVERY = 'recovery_'
+_KINDS = [_ELSEWHERE, _KNOWN_DEVICE, _RECOVERY]
+# The user is told if no more are left
+_FEW_RECOVERY_CODES = 3
 # As the root user it has no row
 _NOBODY = 0
 _TELL_INTERVAL = dt.timedelta(hours=1)
@@ -70,6 +79,14 @@ class User(metaclass=PoolMeta):
             "TOTP Enabled",
             help="Checked if the user has set up an authenticator."),
         'get_totp_enabled', searcher='search_totp_enabled')
+    totp_recovery_codes = fields.Function(
+        fields.Integer(
+            "TOTP Recovery Codes",
+            states={
+                'invisible': ~Eval('totp_enabled', False),
+                },
+            help="How many recovery codes were not used yet."),
+        'get_totp_recovery_codes')
     totp_failures = fields.Function(
         fields.Integer(
             "TOTP Failures",
@@ -105,7 +122,7 @@ class User(metaclass=PoolMeta):
                     'depends': ['totp_failures'],
                     },
                 })
-        cls._preferences_fields.extend(['totp_enabled', 'totp_since'])
+        cls._preferences_fields.extend(_STATUS)
 
     # The ORM reads nothing from the columns of the secrets, whoever asks and
     # on whatever road: only the SQL of this class does.
@@ -140,6 +157,12 @@ class User(metaclass=PoolMeta):
         return [
             ('id', 'in', table.select(
                     table.id, where=Operator(enabled, value)))]
+
+    @classmethod
+    def get_totp_recovery_codes(cls, users, name):
+        pool = Pool()
+        RecoveryCode = pool.get('res.user.totp_recovery_code')
+        return RecoveryCode.count([u.id for u in users])
 
     @classmethod
     def get_totp_guesses(cls, users, names):
@@ -181,7 +204,7 @@ class User(metaclass=PoolMeta):
     @classmethod
     def get_preferences_fields_view(cls):
         view = super().get_preferences_fields_view()
-        for name in ['totp_enabled', 'totp_since']:
+        for name in _STATUS:
             view['fields'][name]['readonly'] = True
         return view
 
@@ -321,27 +344,53 @@ class User(metaclass=PoolMeta):
         """Bring the waiting secret into force by the codes that prove it.
 
         code: a code made with the waiting secret
-        current_code: a code made with the secret in force, if there is one
+        current_code: a code made with the secret in force, or a recovery
+            code, if there is one
+        Return the new recovery codes.
         Raise TOTPSetupError if no secret waits or it waited for too long,
         and TOTPCodeError if a code is not accepted.
         """
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
+        RecoveryCode = pool.get('res.user.totp_recovery_code')
 
         pending = self._get_totp_pending()
         counter = Counter.match(totp.Secret.load(pending, self.id), code)
-        current = None
         if self.totp_enabled:
             try:
-                current = Counter.check(self.id, current_code)
+                self._consume_totp_code(current_code)
             except TOTPCodeError as error:
-                # The failure, which is all that was written, must stay
-                Transaction().commit()
                 raise error.__class__(
                     error.message, gettext(
                         'authentication_totp.msg_totp_current_code')) from None
         self._put_totp_secret(pending, pending=pending)
-        Counter.restart(self.id, counter, current=current)
+        Counter.restart(self.id, counter)
+        return RecoveryCode.renew(self.id)
+
+    def renew_totp_recovery_codes(self, code):
+        """Return new recovery codes, the old ones work no more.
+
+        code: a code made with the secret in force, or a recovery code
+        Raise TOTPCodeError if it is not accepted.
+        """
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
+        RecoveryCode = pool.get('res.user.totp_recovery_code')
+        self._consume_totp_code(code)
+        codes = RecoveryCode.renew(self.id)
+        Event.record([self], 'renewed')
+        return codes
+
+    def _consume_totp_code(self, code):
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        try:
+            match = Counter.check(self.id, code)
+        except TOTPCodeError:
+            # The failure, which is all that was written, must stay
+            Transaction().commit()
+            raise
+        Counter.consume(match)
 
     def _get_totp_pending(self):
         table = self.__table__()
@@ -423,13 +472,16 @@ def _timestamp(time):
 
 
 class TOTPMatch(NamedTuple):
-    "A right code: whose, of which of the user's secrets, of which time step"
+    """A right code: whose, of which of the user's secrets, of which time step
+    or which of the recovery codes
+    """
     user: int
     generation: int
     counter: int
-    failures: int = 0
-    known_device: bool = False
+    kind: str
+    failures: int
     stale: bool = False
+    recovery_code: int | None = None
 
 
 class UserTOTPCounter(ModelSQL):
@@ -443,7 +495,8 @@ class UserTOTPCounter(ModelSQL):
     leave a counter of time steps that may have another length.
 
     The failures of known devices count apart, so that who guesses from
-    elsewhere does not lock them out.
+    elsewhere does not lock them out. So do those of recovery codes, which work
+    while the others do not.
     """
     __name__ = 'res.user.totp_counter'
 
@@ -458,6 +511,9 @@ class UserTOTPCounter(ModelSQL):
     device_failures = fields.Integer("Failures of Known Devices")
     device_failed = fields.Float("Failed of Known Devices")
     device_wait = fields.Integer("Wait of Known Devices")
+    recovery_failures = fields.Integer("Failures of Recovery Codes")
+    recovery_failed = fields.Float("Failed of Recovery Codes")
+    recovery_wait = fields.Integer("Wait of Recovery Codes")
 
     @classmethod
     def __setup__(cls):
@@ -481,10 +537,10 @@ class UserTOTPCounter(ModelSQL):
 
     @classmethod
     def check(cls, user_id, code, known_device=False, silent=False):
-        """Return the TOTPMatch of a right code for the user's secret.
+        """Return the TOTPMatch of a right code of the user.
 
         user_id: the id of the user, 0 for one who does not exist
-        code: what a client sent, of any type
+        code: a code or a recovery code; what a client sent, of any type
         known_device: whether it comes from a device that the user has used
         silent: whether it must take as long for a user without secret
         Raise TOTPCodeError if it is right for no time step, TOTPCodeUsedError
@@ -494,38 +550,62 @@ class UserTOTPCounter(ModelSQL):
         failures (RFC 4226 section 7.3, NIST SP 800-63B-4 section 3.2.2).
         The code stays usable until consume accepts the match.
         """
-        row = cls._lock(user_id, known_device)
+        recovery_hash = (
+            totp.hash_recovery_code(code)
+            if totp.setting('recovery_codes') else None)
+        if recovery_hash:
+            kind = _RECOVERY
+        else:
+            kind = _KNOWN_DEVICE if known_device else _ELSEWHERE
+        row = cls._lock(user_id, kind)
         if not row:
             if not silent:
-                cls._raise_wait(user_id, known_device)
+                cls._raise_wait(user_id, kind)
                 cls._raise_wrong()
             # From here on the same work as for who has a secret
             user_id = _NOBODY
         stored, generation, last, failures = row or (
             totp.stored_for_nobody(), 0, -1, -1)
+        match = TOTPMatch(user_id, generation, last, kind, failures)
         try:
-            secret = totp.Secret.load(stored, user_id)
-        except ValueError:
-            logger.error("unreadable TOTP secret of user %s", user_id)
-            secret = None
-        try:
-            counter = cls.match(secret, code)
+            if recovery_hash:
+                match = cls._match_recovery_code(match, recovery_hash)
+            else:
+                match = cls._match_code(match, stored, code)
             if not row:
                 cls._raise_wrong()
-            if counter <= last:
-                cls._warn_if_ahead(user_id, secret, last)
-                cls._raise_used()
         except TOTPCodeError as error:
-            cursor = cls._fail(user_id, failures, known_device)
+            cursor = cls._fail(user_id, failures, kind)
             if row:
                 cls._check_first(cursor)
             cls._record_failure(
-                user_id, failures + 1,
-                isinstance(error, TOTPCodeUsedError), silent)
+                match, isinstance(error, TOTPCodeUsedError), silent)
             raise
-        return TOTPMatch(
-            user_id, generation, counter, failures, known_device,
-            totp.is_stale(stored))
+        return match
+
+    @classmethod
+    def _match_code(cls, match, stored, code):
+        try:
+            secret = totp.Secret.load(stored, match.user)
+        except ValueError:
+            logger.error("unreadable TOTP secret of user %s", match.user)
+            secret = None
+        counter = cls.match(secret, code)
+        if counter <= match.counter:
+            cls._warn_if_ahead(match.user, secret, match.counter)
+            raise TOTPCodeUsedError(
+                gettext('authentication_totp.msg_totp_code_used'))
+        return match._replace(counter=counter, stale=totp.is_stale(stored))
+
+    @classmethod
+    def _match_recovery_code(cls, match, hash_):
+        pool = Pool()
+        RecoveryCode = pool.get('res.user.totp_recovery_code')
+        id_ = RecoveryCode.find(match.user, hash_)
+        if id_ is None:
+            raise TOTPCodeError(gettext(
+                    'authentication_totp.msg_totp_recovery_code_wrong'))
+        return match._replace(recovery_code=id_)
 
     @classmethod
     def consume(cls, match):
@@ -535,26 +615,33 @@ class UserTOTPCounter(ModelSQL):
         told why it is refused, if since the check one as late was accepted,
         the secret replaced or another code refused.
         """
+        pool = Pool()
+        RecoveryCode = pool.get('res.user.totp_recovery_code')
         # A transaction of its own would need a second connection, and when
         # many log in at once each would wait for the others to give theirs
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
-        failures, _, wait = cls._guesses(table, match.known_device)
+        failures, _, wait = cls._guesses(table, match.kind)
+        where = (
+            (table.user == match.user)
+            & (table.generation == match.generation)
+            & (Coalesce(failures, 0) == match.failures))
+        if not match.recovery_code:
+            where &= table.counter < match.counter
         cursor.execute(*table.update(
                 [table.counter, failures, wait], [match.counter, 0, 0],
-                where=(table.user == match.user)
-                & (table.generation == match.generation)
-                & (table.counter < match.counter)
-                & (Coalesce(failures, 0) == match.failures)))
+                where=where))
         cls._check_first(cursor)
+        if match.recovery_code:
+            cls._check_first(RecoveryCode.use(match.recovery_code))
+            cls.unlock([match.user])
+            RecoveryCode.tell(match.user)
 
     @classmethod
-    def restart(cls, user_id, counter=-1, current=None):
+    def restart(cls, user_id, counter=-1):
         """Begin anew with the user's secret, which has just changed.
 
         counter: the time step of its code that is already used, -1 for none
-        current: the match of the secret that was in force, which is consumed
-        Raise TOTPCodeUsedError if current can not be consumed.
         """
         pool = Pool()
         User = pool.get('res.user')
@@ -564,12 +651,9 @@ class UserTOTPCounter(ModelSQL):
         cursor.execute(*user.select(
                 user.totp_generation, where=user.id == user_id))
         generation, = cursor.fetchone()
-        consumed = current or TOTPMatch(user_id, generation, counter)
-        values = {
-            'generation': generation, 'counter': counter,
-            'failures': 0, 'wait': 0,
-            'device_failures': 0, 'device_wait': 0,
-            }
+        values = {'generation': generation, 'counter': counter}
+        for kind in _KINDS:
+            values.update({f'{kind}failures': 0, f'{kind}wait': 0})
         columns = [getattr(table, name) for name in values]
         cursor.execute(*table.insert(
                 [table.user, *columns], [[user_id, *values.values()]],
@@ -577,12 +661,7 @@ class UserTOTPCounter(ModelSQL):
                     table,
                     indexed_columns=[table.user],
                     columns=columns,
-                    values=list(values.values()),
-                    where=(table.generation < consumed.generation)
-                    | ((table.generation == consumed.generation)
-                        & (table.counter < consumed.counter)))))
-        if not cursor.rowcount:
-            cls._raise_used()
+                    values=list(values.values()))))
 
     @classmethod
     def guesses(cls, user_ids):
@@ -593,9 +672,9 @@ class UserTOTPCounter(ModelSQL):
         cursor = Transaction().connection.cursor()
         guesses = {}
         now = totp.now()
-        for known_device in [False, True]:
+        for kind in _KINDS:
             cursor.execute(*table.select(
-                    table.user, *cls._guesses(table, known_device),
+                    table.user, *cls._guesses(table, kind),
                     where=fields.SQL_OPERATORS['in'](table.user, user_ids)))
             for user_id, failures, failed, wait in cursor:
                 total, until, locked = guesses.get(user_id, (0, None, False))
@@ -618,21 +697,21 @@ class UserTOTPCounter(ModelSQL):
         "Forget the failures of the users."
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
+        columns = [
+            getattr(table, kind + name)
+            for kind in _KINDS for name in ['failures', 'wait']]
         cursor.execute(*table.update(
-                [table.failures, table.wait,
-                    table.device_failures, table.device_wait],
-                [0, 0, 0, 0],
+                columns, [0] * len(columns),
                 where=fields.SQL_OPERATORS['in'](table.user, user_ids)))
 
     @classmethod
-    def _guesses(cls, table, known_device):
-        prefix = 'device_' if known_device else ''
+    def _guesses(cls, table, kind):
         return [
-            getattr(table, prefix + name)
+            getattr(table, kind + name)
             for name in ['failures', 'failed', 'wait']]
 
     @classmethod
-    def _lock(cls, user_id, known_device):
+    def _lock(cls, user_id, kind):
         """Return stored secret, generation, counter and failures, if a code
         may be evaluated now, with the row locked against parallel guesses
         """
@@ -641,7 +720,7 @@ class UserTOTPCounter(ModelSQL):
         transaction = Transaction()
         table = cls.__table__()
         user = User.__table__()
-        failures, failed, wait = cls._guesses(table, known_device)
+        failures, failed, wait = cls._guesses(table, kind)
         # A join would lock the user as well
         stored = user.select(
             user.totp_secret,
@@ -662,10 +741,10 @@ class UserTOTPCounter(ModelSQL):
         return row if row and row[0] else None
 
     @classmethod
-    def _fail(cls, user_id, failures, known_device):
+    def _fail(cls, user_id, failures, kind):
         "Count one failure more than failures, return the cursor"
         table = cls.__table__()
-        columns = cls._guesses(table, known_device)
+        columns = cls._guesses(table, kind)
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.update(
                 columns,
@@ -675,17 +754,19 @@ class UserTOTPCounter(ModelSQL):
         return cursor
 
     @classmethod
-    def _record_failure(cls, user_id, failures, used, silent):
+    def _record_failure(cls, match, used, silent):
         pool = Pool()
         Event = pool.get('res.user.totp_event')
         User = pool.get('res.user')
+        failures = match.failures + 1
         if used:
-            Event.record([User(user_id)], 'replayed')
-        if failures == totp.setting('max_failures'):
-            Event.record([User(user_id)], 'locked')
+            Event.record([User(match.user)], 'replayed')
+        if (failures == totp.setting('max_failures')
+                and match.kind != _RECOVERY):
+            Event.record([User(match.user)], 'locked')
         elif failures == totp.FREE_FAILURES:
             # Who has passed nothing before knows no more than the login
-            Event.record([User(user_id)], 'failed', tell=not silent)
+            Event.record([User(match.user)], 'failed', tell=not silent)
 
     @classmethod
     def _check_first(cls, cursor):
@@ -694,20 +775,21 @@ class UserTOTPCounter(ModelSQL):
             raise backend.DatabaseOperationalError("concurrent TOTP codes")
 
     @classmethod
-    def _raise_wait(cls, user_id, known_device):
+    def _raise_wait(cls, user_id, kind):
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.select(
-                *cls._guesses(table, known_device),
+                *cls._guesses(table, kind),
                 where=table.user == user_id))
         failures, failed, wait = cursor.fetchone() or (None, None, None)
+        recovery = '_recovery' if kind == _RECOVERY else ''
         if failures and failures >= totp.setting('max_failures'):
             raise TOTPWaitError(
-                gettext('authentication_totp.msg_totp_locked'))
+                gettext(f'authentication_totp.msg_totp{recovery}_locked'))
         elif wait:
             rest = math.ceil(wait - abs(totp.now() - failed))
             raise TOTPWaitError(gettext(
-                    'authentication_totp.msg_totp_wait',
+                    f'authentication_totp.msg_totp{recovery}_wait',
                     time=Report.format_timedelta(
                         dt.timedelta(seconds=max(rest, 1)))))
 
@@ -724,10 +806,100 @@ class UserTOTPCounter(ModelSQL):
         raise TOTPCodeError(
             gettext('authentication_totp.msg_totp_code_wrong'))
 
+
+class UserTOTPRecoveryCode(ModelSQL):
+    "A recovery code that was not used yet"
+    __name__ = 'res.user.totp_recovery_code'
+
+    user = fields.Integer("User", required=True)
+    hash = fields.Char("Hash", required=True, strip=False)
+
     @classmethod
-    def _raise_used(cls):
-        raise TOTPCodeUsedError(
-            gettext('authentication_totp.msg_totp_code_used'))
+    def __setup__(cls):
+        super().__setup__()
+        table = cls.__table__()
+        cls._sql_indexes.add(
+            Index(
+                table, (table.user, Index.Equality()),
+                (table.hash, Index.Equality(cardinality='high'))))
+
+    @classmethod
+    def renew(cls, user_id):
+        "Return new recovery codes of the user, which replace the old ones."
+        cls.clear([user_id])
+        codes = [
+            totp.new_recovery_code()
+            for _ in range(totp.setting('recovery_codes'))]
+        cls.create([{
+                    'user': user_id,
+                    'hash': totp.hash_recovery_code(code),
+                    } for code in codes])
+        return codes
+
+    @classmethod
+    def clear(cls, user_ids):
+        "Remove the recovery codes of the users."
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.delete(
+                where=fields.SQL_OPERATORS['in'](table.user, user_ids)))
+
+    @classmethod
+    def count(cls, user_ids):
+        "Return for each user how many recovery codes are left."
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        counts = dict.fromkeys(user_ids, 0)
+        cursor.execute(*table.select(
+                table.user, Count(table.id),
+                where=fields.SQL_OPERATORS['in'](table.user, user_ids),
+                group_by=table.user))
+        counts.update(cursor)
+        return counts
+
+    @classmethod
+    def find(cls, user_id, hash_):
+        "Return the id of the user's recovery code with the hash, or None."
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.select(
+                table.id,
+                where=(table.user == user_id) & (table.hash == hash_)))
+        row = cursor.fetchone()
+        return row[0] if row else None
+
+    @classmethod
+    def use(cls, id_):
+        "Remove the recovery code, and return the cursor that did it."
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.delete(where=table.id == id_))
+        return cursor
+
+    @classmethod
+    @without_check_access
+    def tell(cls, user_id):
+        "Tell the user that a recovery code was used, and if few are left."
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
+        Notification = pool.get('res.notification')
+        User = pool.get('res.user')
+        user = User(user_id)
+        Event.record([user], 'recovered')
+        left = cls.count([user_id])[user_id]
+        if left <= _FEW_RECOVERY_CODES:
+            language = user.language.code if user.language else None
+            with Transaction().set_context(language=language):
+                Notification.create([{
+                            'user': user_id,
+                            'label': gettext(
+                                'authentication_totp'
+                                '.msg_totp_few_recovery_codes_label'),
+                            'description': gettext(
+                                'authentication_totp'
+                                '.msg_totp_few_recovery_codes', left=left),
+                            'icon': 'tryton-warning',
+                            }])
 
 
 class UserTOTPEvent(ModelSQL, ModelView):
@@ -743,6 +915,8 @@ class UserTOTPEvent(ModelSQL, ModelView):
             ('replaced', "The TOTP key was replaced"),
             ('failed', "Wrong codes were entered"),
             ('replayed', "A used code was entered again"),
+            ('recovered', "A recovery code was used"),
+            ('renewed', "New recovery codes were made"),
             ('locked', "TOTP was locked"),
             ('unlocked', "TOTP was unlocked"),
             ('resealed', "The TOTP key was sealed anew"),

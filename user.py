@@ -2,11 +2,12 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
+from trytond.i18n import gettext
 from trytond.model import ModelView, fields
 from trytond.pool import Pool
 from trytond.pyson import Eval
 from trytond.report import Report
-from trytond.tools import timezone
+from trytond.tools import slugify, timezone
 from trytond.transaction import Transaction
 from trytond.url import host, http_host
 from trytond.wizard import Button, StateTransition, StateView, Wizard
@@ -40,7 +41,8 @@ class SetupTOTPStart(ModelView):
             'invisible': ~Eval('replaces', False),
             'required': Eval('replaces', False),
             },
-        help="A code that your authenticator shows for the key in use.")
+        help="A code that your authenticator shows for the key in use, "
+        "or a recovery code.")
     code = fields.Char(
         "Code", required=True, strip=False,
         help="The code that your authenticator shows for the new key.")
@@ -49,8 +51,59 @@ class SetupTOTPStart(ModelView):
 class SetupTOTPDone(ModelView):
     __name__ = 'res.user.setup_totp.done'
 
+    recovery_codes = fields.Text(
+        "Recovery Codes", readonly=True,
+        states={
+            'invisible': ~Eval('recovery_codes'),
+            },
+        help="Each logs you in once instead of a code.")
+    recovery_codes_file = fields.Binary(
+        "File", filename='recovery_codes_name', readonly=True,
+        states={
+            'invisible': ~Eval('recovery_codes'),
+            })
+    recovery_codes_name = fields.Char(
+        "File Name", readonly=True,
+        states={
+            'invisible': True,
+            })
 
-class SetupTOTP(Wizard):
+
+class RecoveryCodesMixin:
+    "Show recovery codes, once"
+    recovery_codes = ()
+
+    @property
+    def user(self):
+        pool = Pool()
+        User = pool.get('res.user')
+        return User(Transaction().user)
+
+    def default_done(self, fields):
+        if not self.recovery_codes:
+            return {}
+        codes = '\n'.join(self.recovery_codes)
+        user = self.user
+        head = gettext(
+            'authentication_totp.msg_totp_recovery_codes_file',
+            account=user.totp_account, issuer=user.totp_issuer)
+        return {
+            'recovery_codes': codes,
+            'recovery_codes_file': f'{head}\n\n{codes}\n'.encode(),
+            'recovery_codes_name': slugify(
+                f'{user.totp_issuer} {user.totp_account}') + '.txt',
+            }
+
+    def _save(self):
+        # The clients send back all they were shown, keys and recovery codes
+        # too, and the session would keep it in the database
+        for name, state in self.states.items():
+            if isinstance(state, StateView):
+                setattr(self, name, getattr(self, name).__class__())
+        super()._save()
+
+
+class SetupTOTP(RecoveryCodesMixin, Wizard):
     "Set up the TOTP of the user who runs it"
     __name__ = 'res.user.setup_totp'
 
@@ -66,12 +119,6 @@ class SetupTOTP(Wizard):
         'authentication_totp.setup_totp_done_view_form', [
             Button("Close", 'end', 'tryton-close', default=True),
             ])
-
-    @property
-    def user(self):
-        pool = Pool()
-        User = pool.get('res.user')
-        return User(Transaction().user)
 
     def default_start(self, fields):
         user = self.user
@@ -91,15 +138,40 @@ class SetupTOTP(Wizard):
             }
 
     def transition_confirm(self):
-        self.user.finish_totp_setup(
+        self.recovery_codes = self.user.finish_totp_setup(
             self.start.code, current_code=self.start.current_code)
         return 'done'
 
-    def _save(self):
-        # The clients send back all they were shown, the key too, and the
-        # session would keep it in the database
-        self.start = self.start.__class__()
-        super()._save()
+
+class NewTOTPRecoveryCodesStart(ModelView):
+    __name__ = 'res.user.new_totp_recovery_codes.start'
+
+    code = fields.Char(
+        "Code", required=True, strip=False,
+        help="The code that your authenticator shows, or a recovery code.")
+
+
+class NewTOTPRecoveryCodes(RecoveryCodesMixin, Wizard):
+    "Replace the recovery codes of the user who runs it"
+    __name__ = 'res.user.new_totp_recovery_codes'
+
+    start = StateView(
+        'res.user.new_totp_recovery_codes.start',
+        'authentication_totp.new_totp_recovery_codes_start_view_form', [
+            Button("Cancel", 'end', 'tryton-cancel'),
+            Button("Make New Ones", 'confirm', 'tryton-ok', default=True),
+            ])
+    confirm = StateTransition()
+    done = StateView(
+        'res.user.setup_totp.done',
+        'authentication_totp.new_totp_recovery_codes_done_view_form', [
+            Button("Close", 'end', 'tryton-close', default=True),
+            ])
+
+    def transition_confirm(self):
+        self.recovery_codes = self.user.renew_totp_recovery_codes(
+            self.start.code)
+        return 'done'
 
 
 class TOTPEventEmail(Report):

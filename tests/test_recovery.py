@@ -1,0 +1,290 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+
+import random
+import unittest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trytond import backend, security
+from trytond.exceptions import LoginException
+from trytond.model import ModelSQL
+from trytond.modules.authentication_totp import totp
+from trytond.pool import Pool
+from trytond.tests.test_tryton import DB_NAME
+
+from .test_concurrency import at_once
+from .tools import (
+    KEY, LOCKED, PASSWORD, RPC, USED, WAIT, WRONG, Refused, TOTPTestCase,
+    right_code)
+
+WRONG_RECOVERY = (
+    "The recovery code is wrong or was used before. "
+    "Enter another one, or the code that your authenticator shows now.")
+WAIT_RECOVERY = (
+    "There were too many wrong recovery codes. "
+    "They work again in 00:00:30 (hours:minutes:seconds). "
+    "A code of your authenticator or an administrator helps at once.")
+
+
+class RecoveryTestCase(TOTPTestCase):
+    "Test the recovery codes"
+
+    def setUp(self):
+        super().setUp()
+        self.set_config('session', 'max_attempt', '10000')
+
+    def client(self, login):
+        self.set_config('session', 'authentications', 'password')
+        rpc = RPC()
+        rpc.login(login, password=PASSWORD)
+        self.set_config('session', 'authentications', 'password+totp')
+        return rpc
+
+    def enrol(self):
+        "Return login, id and recovery codes of a user who has set TOTP up"
+        login, user_id = self.user(KEY)
+        with self.transaction():
+            RecoveryCode = Pool().get('res.user.totp_recovery_code')
+            return login, user_id, RecoveryCode.renew(user_id)
+
+    def answer(self, login, code, **parameters):
+        "What one request is told, None if it gets in"
+        try:
+            self.assertTrue(security.login(
+                    DB_NAME, login, {
+                        'password': PASSWORD, 'totp_code': code,
+                        **parameters}, cache=False))
+        except LoginException as question:
+            return question.message
+
+    def left(self, user_id):
+        with self.transaction():
+            return Pool().get('res.user')(user_id).totp_recovery_codes
+
+    def test_set_up(self):
+        "Test that the wizard gives them, and nothing else ever does"
+        login, user_id = self.user()
+        rpc = self.client(login)
+        session_id, shown = rpc.start_setup()
+        result = rpc.wizard(
+            'execute', session_id, {'start': {
+                    'code': right_code(shown['secret'], self.now)}},
+            'confirm')
+        defaults = result['view']['defaults']
+        codes = defaults['recovery_codes'].splitlines()
+        self.assertEqual(len(set(codes)), 10)
+        for code in codes:
+            self.assertRegex(code, '^([34679ACDEFGHJKMNPQRTWXY]{5}-?){5}$')
+        self.assertEqual(
+            defaults['recovery_codes_file'].decode().splitlines(), [
+                f"Recovery codes of {login} on Tryton. "
+                "Each logs in once instead of a code.", '', *codes])
+        self.assertEqual(
+            defaults['recovery_codes_name'], f'Tryton-{login}.txt')
+        # What the client sends back, and what it asks for again
+        for values in [{'done': defaults}, {}]:
+            result = rpc.wizard('execute', session_id, values, 'done')
+            self.assertNotIn(
+                'recovery_codes', result['view']['defaults'])
+        self.assertNotInDatabase(codes)
+        random.shuffle(codes)
+        for count, code in enumerate(codes):
+            self.assertEqual(self.left(user_id), 10 - count)
+            form = random.choice([
+                    code, code.lower(), code.replace('-', ''),
+                    ' ' + code.replace('-', ' ') + '\n'])
+            self.assertIsNone(self.answer(login, form))
+            self.assertEqual(self.answer(login, form), WRONG_RECOVERY)
+        self.assertEqual(self.left(user_id), 0)
+
+    def assertNotInDatabase(self, codes):
+        with self.transaction():
+            tables = [
+                model.__table__() for _, model in Pool().iterobject()
+                if issubclass(model, ModelSQL)
+                and not callable(model.table_query)]
+        content = str(
+            [self.sql(table.select()) for table in tables]).upper()
+        self.assertIn('TOTP', content)
+        for code in codes:
+            for form in [code, code.replace('-', ''), code[:11]]:
+                self.assertNotIn(form, content)
+
+    def test_locked(self):
+        "Test that one works while TOTP is locked, which it opens"
+        login, user_id, codes = self.enrol()
+        for _ in range(100):
+            self.answer(login, self.code(5))
+            self.now += 3600
+        self.assertEqual(self.answer(login, self.code()), LOCKED)
+        self.assertIsNone(self.answer(login, codes[0]))
+        self.assertIsNone(self.answer(login, self.code()))
+
+    def test_throttled(self):
+        "Test that wrong ones make wait for recovery codes alone"
+        login, user_id, codes = self.enrol()
+        wrong = totp.new_recovery_code()
+        for _ in range(3):
+            self.assertEqual(self.answer(login, wrong), WRONG_RECOVERY)
+        self.assertEqual(self.answer(login, wrong), WAIT_RECOVERY)
+        self.assertEqual(self.answer(login, codes[0]), WAIT_RECOVERY)
+        self.assertEqual(self.left(user_id), 10)
+        self.assertIsNone(self.answer(login, self.code()))
+        self.assertEqual(self.answer(login, codes[0]), WAIT_RECOVERY)
+        self.now += 30
+        self.assertIsNone(self.answer(login, codes[0]))
+        for _ in range(3):
+            self.assertEqual(self.answer(login, self.code(5)), WRONG)
+        self.assertEqual(
+            self.answer(login, self.code()), WAIT % '00:00:30')
+        self.assertIsNone(self.answer(login, codes[1]))
+        self.assertIsNone(self.answer(login, self.code()))
+
+    def test_other_user(self):
+        "Test that one of another user is wrong"
+        _, other_id, codes = self.enrol()
+        login, user_id, _ = self.enrol()
+        self.assertEqual(self.answer(login, codes[0]), WRONG_RECOVERY)
+        self.assertEqual(self.left(other_id), 10)
+
+    def test_chain(self):
+        "Test that a login which fails later uses none up"
+        login, user_id, codes = self.enrol()
+        self.set_config('session', 'authentications', 'totp+password')
+        for password, in [['x'], [PASSWORD]]:
+            got_id, questions = self.dialogue(
+                login, totp_code=[codes[0]], password=[password])
+            self.assertEqual(
+                [name for name, _ in questions], ['totp_code', 'password'])
+            self.assertEqual(
+                got_id, user_id if password == PASSWORD else None)
+        self.assertEqual(self.left(user_id), 9)
+
+    @unittest.skipUnless(
+        backend.name == 'postgresql', "an SQLite in memory has one thread")
+    def test_once(self):
+        "Test that one of 16 threads gets in with it"
+        login, user_id, codes = self.enrol()
+        self.set_config('session', 'authentications', 'totp')
+        for code in codes:
+            results = at_once(
+                lambda code: security.login(
+                    DB_NAME, login, {'totp_code': code}, cache=False),
+                [code] * 16)
+            self.assertEqual(results.count(user_id), 1)
+            for result in results:
+                if result != user_id:
+                    self.assertIsInstance(result, LoginException)
+            self.forget_attempts()
+            self.now += 3600
+        self.assertEqual(self.left(user_id), 0)
+
+    def test_off(self):
+        "Test that there are none if the setting says so"
+        login, user_id, codes = self.enrol()
+        self.set_totp('recovery_codes', '0')
+        self.assertEqual(self.answer(login, codes[0]), WRONG)
+        with self.transaction():
+            RecoveryCode = Pool().get('res.user.totp_recovery_code')
+            self.assertEqual(RecoveryCode.renew(user_id), [])
+
+    def new_codes(self, rpc, code):
+        session_id, start, _ = rpc.call(
+            'wizard.res.user.new_totp_recovery_codes.create', {})
+        rpc.call(
+            'wizard.res.user.new_totp_recovery_codes.execute', session_id,
+            {}, start, {})
+        result = rpc.call(
+            'wizard.res.user.new_totp_recovery_codes.execute', session_id,
+            {'start': {'code': code}}, 'confirm', {})
+        return result['view']['defaults']['recovery_codes'].splitlines()
+
+    def test_new(self):
+        "Test that new ones take a code and replace the old ones"
+        login, user_id, old = self.enrol()
+        rpc = self.client(login)
+        for code in [self.code(5), '', None, totp.new_recovery_code()]:
+            with self.assertRaises(Refused):
+                self.new_codes(rpc, code)
+        self.assertEqual(self.failures(user_id), 3)
+        self.assertEqual(self.left(user_id), 10)
+        self.now += 30
+        new = self.new_codes(rpc, self.code())
+        self.assertEqual(len(set(new) - set(old)), 10)
+        self.assertNotInDatabase(new)
+        self.assertEqual(self.answer(login, self.code()), USED)
+        self.assertEqual(self.answer(login, old[0]), WRONG_RECOVERY)
+        newer = self.new_codes(rpc, new[0])
+        self.assertIsNone(self.answer(login, newer[0]))
+        self.assertEqual(
+            self.events(user_id),
+            ['set_up', 'failed', 'renewed', 'replayed', 'recovered',
+                'renewed', 'recovered'])
+
+    def test_new_without_totp(self):
+        "Test that who has no TOTP gets none"
+        login, user_id = self.user()
+        rpc = self.client(login)
+        for code in [self.code(), totp.new_recovery_code()]:
+            with self.assertRaises(Refused):
+                self.new_codes(rpc, code)
+        self.assertEqual(self.left(user_id), 0)
+
+    def test_replace(self):
+        "Test that one replaces the key, and that the old ones die with it"
+        login, user_id, codes = self.enrol()
+        rpc = self.client(login)
+        session_id, shown = rpc.start_setup()
+        self.assertEqual(
+            rpc.confirm_setup(
+                session_id, shown, current_code=codes[0],
+                code=right_code(shown['secret'], self.now)), 'done')
+        self.assertEqual(self.left(user_id), 10)
+        for code in codes:
+            self.assertIsNotNone(self.answer(login, code))
+        self.now += 30
+        self.assertIsNone(
+            self.answer(login, right_code(shown['secret'], self.now)))
+
+    def test_few(self):
+        "Test that the user is told of each use, and when few are left"
+        login, user_id, codes = self.enrol()
+        notifications = []
+        for code in codes[:8]:
+            self.assertIsNone(self.answer(login, code))
+            with self.transaction():
+                Notification = Pool().get('res.notification')
+                notifications.append([
+                        n.description for n in Notification.search(
+                            [('user', '=', user_id)])])
+            self.now += 3600
+        self.assertEqual(
+            [len(n) for n in notifications], [0, 0, 0, 0, 0, 0, 1, 2])
+        self.assertEqual(
+            notifications[-1][0],
+            'You have 2 recovery codes left. '
+            'Make new ones: "New Recovery Codes" in the menu.')
+        self.assertEqual(
+            self.events(user_id), ['set_up'] + ['recovered'] * 8)
+
+    @given(st.one_of(
+            st.none(), st.integers(), st.text(), st.binary(),
+            st.lists(st.text()),
+            st.text('34679ACDEFGHJKMNPQRTWXYacdf- \u2013\xdf', max_size=40)))
+    def test_form(self, code):
+        "Test that whatever a client sends is a recovery code or not"
+        hash_ = totp.hash_recovery_code(code)
+        if hash_ is not None:
+            clean = ''.join(
+                c for c in code.upper() if c in '34679ACDEFGHJKMNPQRTWXY')
+            self.assertEqual(len(clean), 25)
+            self.assertEqual(hash_, totp.hash_recovery_code(clean))
+
+    def test_bits(self):
+        "Test that a recovery code has 112 bits or more"
+        self.assertGreater(len(totp._RECOVERY_CHARACTERS) ** 25, 2 ** 112)
+        self.assertEqual(
+            len({totp.new_recovery_code() for _ in range(1000)}), 1000)
