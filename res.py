@@ -253,7 +253,7 @@ class User(metaclass=PoolMeta):
         user_id = cls._get_login_id(login)
         try:
             match = Counter.check(
-                user_id or _NOBODY, code,
+                user_id, code,
                 known_device=bool(parameters.get('device_cookie')),
                 silent=_PASSED not in parameters)
             if _ACCEPTED in parameters:
@@ -539,7 +539,7 @@ class UserTOTPCounter(ModelSQL):
     def check(cls, user_id, code, known_device=False, silent=False):
         """Return the TOTPMatch of a right code of the user.
 
-        user_id: the id of the user, 0 for one who does not exist
+        user_id: the id of the user, None for one who does not exist
         code: a code or a recovery code; what a client sent, of any type
         known_device: whether it comes from a device that the user has used
         silent: whether it must take as long for a user without secret

@@ -130,6 +130,18 @@ class SilentTestCase(TOTPTestCase):
                 self.forget_attempts()
             self.assertEqual(len(answers), 1)
 
+    def test_nobody(self):
+        "Test that the code of the secret that is nobody's is wrong as well"
+        without, user_id = self.user()
+        stored = totp.Secret.from_key(KEY).dump(0)
+        with patch.object(totp, 'stored_for_nobody', return_value=stored):
+            for authentications in ['totp', 'password+totp']:
+                self.set_config('session', 'authentications', authentications)
+                for login in [without, without[:-1] + '9']:
+                    status, data = self.log_in(
+                        login, password=PASSWORD, totp_code=self.code())
+                    self.assertNotIn(b'result', data)
+
     def test_log(self):
         "Test that no key and no code comes into the log or an exception"
         self.set_totp('setup_timeout', '60')
