@@ -135,7 +135,7 @@ class SilentTestCase(TOTPTestCase):
         without, user_id = self.user()
         stored = totp.Secret.from_key(KEY).dump(0)
         with patch.object(totp, 'stored_for_nobody', return_value=stored):
-            for authentications in ['totp', 'password+totp']:
+            for authentications in ['totp', 'totp+password']:
                 self.set_config('session', 'authentications', authentications)
                 for login in [without, without[:-1] + '9']:
                     status, data = self.log_in(
