@@ -22,5 +22,9 @@ class TOTPSetupError(UserError):
     pass
 
 
+class TOTPRequiredError(UserError):
+    pass
+
+
 class TOTPAccessError(AccessError):
     pass

@@ -12,6 +12,7 @@ from sql import Conflict, For, Literal, Null
 from sql.aggregate import Count
 from sql.conditionals import Case, Coalesce
 from sql.functions import Abs
+from sql.operators import Or
 
 import trytond.config as config
 from trytond import backend
@@ -29,8 +30,8 @@ from trytond.worker import run_task
 
 from . import totp
 from .exceptions import (
-    TOTPAccessError, TOTPCodeError, TOTPCodeUsedError, TOTPSetupError,
-    TOTPWaitError)
+    TOTPAccessError, TOTPCodeError, TOTPCodeUsedError, TOTPRequiredError,
+    TOTPSetupError, TOTPWaitError)
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,15 @@ class User(metaclass=PoolMeta):
             "TOTP Enabled",
             help="Checked if the user has set up an authenticator."),
         'get_totp_enabled', searcher='search_totp_enabled')
+    totp_required = fields.Boolean(
+        "TOTP Required",
+        help="Check to let the user not log in without TOTP.")
+    totp_mandatory = fields.Function(
+        fields.Boolean(
+            "TOTP Mandatory",
+            help="Checked if TOTP is required from the user or from one of "
+            "the user's groups."),
+        'get_totp_mandatory', searcher='search_totp_mandatory')
     totp_recovery_codes = fields.Function(
         fields.Integer(
             "TOTP Recovery Codes",
@@ -111,7 +121,7 @@ class User(metaclass=PoolMeta):
                 },
             help="Checked if no code is accepted any more because of too many "
             "wrong ones."),
-        'get_totp_guesses')
+        'get_totp_guesses', searcher='search_totp_locked')
 
     @classmethod
     def __setup__(cls):
@@ -150,13 +160,48 @@ class User(metaclass=PoolMeta):
     @classmethod
     def search_totp_enabled(cls, name, clause):
         table = cls.__table__()
+        return cls._search_boolean(clause, table, table.totp_secret != Null)
+
+    @classmethod
+    def _search_boolean(cls, clause, table, where):
         _, operator, value = clause
         Operator = fields.SQL_OPERATORS[operator]
-        enabled = Case(
-            (table.totp_secret != Null, Literal(True)), else_=Literal(False))
+        boolean = Case((where, Literal(True)), else_=Literal(False))
         return [
             ('id', 'in', table.select(
-                    table.id, where=Operator(enabled, value)))]
+                    table.id, where=Operator(boolean, value)))]
+
+    @classmethod
+    def _where_totp_mandatory(cls, table):
+        pool = Pool()
+        Group = pool.get('res.group')
+        UserGroup = pool.get('res.user-res.group')
+        group = Group.__table__()
+        user_group = UserGroup.user_group_all_table()
+        return (table.totp_required == Literal(True)) | table.id.in_(
+            user_group.join(
+                group, condition=user_group.group == group.id).select(
+                    user_group.user,
+                    where=(group.totp_required == Literal(True))
+                    & (group.active == Literal(True))))
+
+    @classmethod
+    def get_totp_mandatory(cls, users, name):
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        mandatory = dict.fromkeys((u.id for u in users), False)
+        cursor.execute(*table.select(
+                table.id,
+                where=fields.SQL_OPERATORS['in'](table.id, mandatory)
+                & cls._where_totp_mandatory(table)))
+        mandatory.update((id_, True) for id_, in cursor)
+        return mandatory
+
+    @classmethod
+    def search_totp_mandatory(cls, name, clause):
+        table = cls.__table__()
+        return cls._search_boolean(
+            clause, table, cls._where_totp_mandatory(table))
 
     @classmethod
     def get_totp_recovery_codes(cls, users, name):
@@ -182,6 +227,14 @@ class User(metaclass=PoolMeta):
                 result[name][user.id] = values[name]
         return result
 
+    @classmethod
+    def search_totp_locked(cls, name, clause):
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        table = cls.__table__()
+        return cls._search_boolean(
+            clause, table, table.id.in_(Counter.locked()))
+
     @dualmethod
     @ModelView.button
     def unlock_totp(cls, users):
@@ -190,6 +243,55 @@ class User(metaclass=PoolMeta):
         Event = pool.get('res.user.totp_event')
         Counter.unlock([u.id for u in users])
         Event.record(users, 'unlocked')
+
+    @classmethod
+    def reset_totp(cls, users):
+        """Take the secrets and the recovery codes away from the users.
+
+        For who may write users: it takes no code.
+        """
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
+        cls._clear_totp(users)
+        Event.record(users, 'reset')
+
+    def remove_totp(self, code):
+        """Take the secret and the recovery codes away.
+
+        code: a code made with the secret in force, or a recovery code
+        Raise TOTPRequiredError if the user may not be without TOTP, and
+        TOTPCodeError if the code is not accepted.
+        """
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
+        if self.totp_mandatory:
+            raise TOTPRequiredError(
+                gettext('authentication_totp.msg_totp_required'))
+        self._consume_totp_code(code)
+        self._clear_totp([self])
+        Event.record([self], 'removed')
+
+    @classmethod
+    @without_check_access
+    def _clear_totp(cls, users):
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        Device = pool.get('res.user.device')
+        RecoveryCode = pool.get('res.user.totp_recovery_code')
+        Session = pool.get('ir.session')
+        ids = [u.id for u in users]
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.update(
+                [table.totp_secret, table.totp_since,
+                    table.totp_pending_secret, table.totp_pending_expire],
+                [Null, Null, Null, Null],
+                where=fields.SQL_OPERATORS['in'](table.id, ids)))
+        cls.on_modification('write', users, {'totp_secret'})
+        Counter.unlock(ids)
+        RecoveryCode.clear(ids)
+        Session.clear(users)
+        Device.clear([u.login for u in users])
 
     @classmethod
     def preprocess_values(cls, mode, values):
@@ -263,6 +365,38 @@ class User(metaclass=PoolMeta):
         except TOTPCodeError as error:
             cls._refuse_totp_code(login, parameters, error)
         return user_id
+
+    @classmethod
+    def _check_login_options_no_totp_secret(cls, login, parameters):
+        users = cls.browse(filter(None, [cls._get_login_id(login)]))
+        return any(
+            not u.totp_enabled and not u.totp_mandatory for u in users)
+
+    @classmethod
+    def _get_preferences(cls, user, context_only=False):
+        pool = Pool()
+        Action = pool.get('ir.action')
+        ModelData = pool.get('ir.model.data')
+        preferences = super()._get_preferences(
+            user, context_only=context_only)
+        if (not context_only and not user.totp_enabled
+                and 'no_totp_secret' in cls._totp_login_options()):
+            action = Action.get_action_id(ModelData.get_id(
+                    'authentication_totp', 'wizard_setup_totp'))
+            preferences['actions'] = [action, *preferences['actions']]
+        return preferences
+
+    @classmethod
+    def _totp_login_options(cls):
+        "The options of all methods totp of the setting authentications"
+        options = set()
+        for methods in config.get(
+                'session', 'authentications', default='').split(','):
+            for method in methods.split('+'):
+                name, _, names = method.partition('?')
+                if name == 'totp':
+                    options.update(names.split(':'))
+        return options
 
     @classmethod
     def _get_login_id(cls, login):
@@ -465,6 +599,15 @@ class User(metaclass=PoolMeta):
                 Session.clear([self])
             Device.clear([self.login])
         Event.record([self], 'replaced' if replaces else 'set_up')
+
+
+class Group(metaclass=PoolMeta):
+    __name__ = 'res.group'
+
+    totp_required = fields.Boolean(
+        "TOTP Required",
+        help="Check to let no member of the group or of its subgroups "
+        "log in without TOTP.")
 
 
 def _timestamp(time):
@@ -693,6 +836,14 @@ class UserTOTPCounter(ModelSQL):
             for user_id, (failures, until, locked) in guesses.items()}
 
     @classmethod
+    def locked(cls):
+        "Return a query for the users from whom no code is accepted any more."
+        table = cls.__table__()
+        limit = totp.setting('max_failures')
+        return table.select(table.user, where=Or(
+                cls._guesses(table, kind)[0] >= limit for kind in _KINDS))
+
+    @classmethod
     def unlock(cls, user_ids):
         "Forget the failures of the users."
         table = cls.__table__()
@@ -913,6 +1064,8 @@ class UserTOTPEvent(ModelSQL, ModelView):
     kind = fields.Selection([
             ('set_up', "TOTP was set up"),
             ('replaced', "The TOTP key was replaced"),
+            ('removed', "TOTP was turned off"),
+            ('reset', "TOTP was reset"),
             ('failed', "Wrong codes were entered"),
             ('replayed', "A used code was entered again"),
             ('recovered', "A recovery code was used"),

@@ -8,7 +8,7 @@ from trytond.pool import Pool
 from trytond.pyson import Eval
 from trytond.report import Report
 from trytond.tools import slugify, timezone
-from trytond.transaction import Transaction
+from trytond.transaction import Transaction, check_access
 from trytond.url import host, http_host
 from trytond.wizard import Button, StateTransition, StateView, Wizard
 
@@ -172,6 +172,80 @@ class NewTOTPRecoveryCodes(RecoveryCodesMixin, Wizard):
         self.recovery_codes = self.user.renew_totp_recovery_codes(
             self.start.code)
         return 'done'
+
+
+class RemoveTOTPStart(ModelView):
+    __name__ = 'res.user.remove_totp.start'
+
+    code = fields.Char(
+        "Code", required=True, strip=False,
+        help="The code that your authenticator shows, or a recovery code.")
+
+
+class RemoveTOTP(Wizard):
+    "Turn the TOTP off of the user who runs it"
+    __name__ = 'res.user.remove_totp'
+
+    start = StateView(
+        'res.user.remove_totp.start',
+        'authentication_totp.remove_totp_start_view_form', [
+            Button("Cancel", 'end', 'tryton-cancel'),
+            Button("Turn Off", 'remove', 'tryton-ok', default=True),
+            ])
+    remove = StateTransition()
+
+    def transition_remove(self):
+        pool = Pool()
+        User = pool.get('res.user')
+        User(Transaction().user).remove_totp(self.start.code)
+        return 'end'
+
+    def _save(self):
+        self.start = self.start.__class__()
+        super()._save()
+
+
+class ResetTOTPStart(ModelView):
+    __name__ = 'res.user.reset_totp.start'
+
+    users = fields.Many2Many('res.user', None, None, "Users", readonly=True)
+
+
+class ResetTOTP(Wizard):
+    "Take the TOTP away from the users selected"
+    __name__ = 'res.user.reset_totp'
+
+    start = StateView(
+        'res.user.reset_totp.start',
+        'authentication_totp.reset_totp_start_view_form', [
+            Button("Cancel", 'end', 'tryton-cancel', default=True),
+            Button("Reset", 'reset', 'tryton-ok'),
+            ])
+    reset = StateTransition()
+
+    @classmethod
+    def check_access(cls):
+        pool = Pool()
+        ModelAccess = pool.get('ir.model.access')
+        super().check_access()
+        # Also where the context says nothing or something else
+        with check_access():
+            ModelAccess.check('res.user', 'write')
+
+    @property
+    def users(self):
+        pool = Pool()
+        User = pool.get('res.user')
+        return User.browse(Transaction().context.get('active_ids') or [])
+
+    def default_start(self, fields):
+        return {'users': [u.id for u in self.users]}
+
+    def transition_reset(self):
+        pool = Pool()
+        User = pool.get('res.user')
+        User.reset_totp(self.users)
+        return 'end'
 
 
 class TOTPEventEmail(Report):

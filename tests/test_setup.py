@@ -451,7 +451,9 @@ class SetupTestCase(TOTPTestCase):
             action = ModelData.get_id('res', 'act_user_form')
             domains = Domain.search([('act_window', '=', action)])
             self.assertEqual(
-                [d.name for d in domains], ["All", "Without TOTP"])
+                [d.name for d in domains], [
+                    "All", "Without TOTP", "Required but without TOTP",
+                    "TOTP Locked"])
 
     def test_views(self):
         "Test that no view shows the secret"
