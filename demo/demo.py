@@ -28,8 +28,8 @@ uri = sqlite://
 path = {path}
 
 [session]
-# The second way lets in who has no secret yet and leaves the code blank
-authentications = password+totp,password
+# Who has no secret yet skips the code
+authentications = password+totp?no_totp_secret
 """
 SCREEN = """
 Tryton is on http://localhost:{port}
@@ -39,17 +39,18 @@ Tryton is on http://localhost:{port}
     admin    {admin}    the administrator
 
 What to do next:
-  1. Open the address and log in as alice. After the password you are asked
-     for a code: leave it blank, as alice has none yet.
-  2. Open "Set up TOTP" in the menu on the left, scan the QR code with the
-     authenticator on your phone and enter the code that it shows.
-  3. Log out (at the top right) and log in again, now with a code.
-  4. Try the same code a second time, or a wrong one.
-  5. Log in as admin, cancel the module configuration that opens, and set TOTP
-     up there too. Administration > Users > Users lists who is without it.
+  1. Open the address and log in as alice. "Set up TOTP" opens by itself, as
+     alice has no key yet: scan the QR code with the authenticator on your
+     phone and enter the code that it shows. Keep a recovery code.
+  2. Log out (at the top right) and log in again, now with a code.
+  3. Try the same code a second time, a wrong one, and the recovery code.
+  4. Log in as admin, and cancel the module configuration that opens.
+     Administration > Users > Users lists who is without TOTP, and the actions
+     of a user have "Reset TOTP". Administration > Users > TOTP Events says
+     what happened so far.
 
-In this demo a blank code always lets in, so that nobody is locked out. On
-a server where everybody has set TOTP up, trytond.conf says
+In this demo who has not set TOTP up gets in by the password alone. On a server
+where everybody has, trytond.conf says
     authentications = password+totp
 
 To stop: Ctrl-C. To go on with the same data: make demo. To forget it all:
