@@ -5,6 +5,7 @@
 import datetime as dt
 import logging
 import math
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from trytond.model import (
 from trytond.pool import Pool, PoolMeta
 from trytond.pyson import Eval
 from trytond.report import Report, get_email
-from trytond.sendmail import send_message_transactional
+from trytond.sendmail import SMTPDataManager, send_message_transactional
 from trytond.tools.email_ import set_from_header
 from trytond.transaction import Transaction, without_check_access
 from trytond.worker import run_task
@@ -39,6 +40,12 @@ logger = logging.getLogger(__name__)
 _ACCEPTED = object()
 _PASSED = object()
 _STATUS = ['totp_enabled', 'totp_since', 'totp_recovery_codes']
+# How a refusal is told, once it is counted
+_WRONG = TOTPCodeError, 'authentication_totp.msg_totp_code_wrong'
+_USED = TOTPCodeUsedError, 'authentication_totp.msg_totp_code_used'
+_WRONG_RECOVERY = (
+    TOTPCodeError, 'authentication_totp.msg_totp_recovery_code_wrong')
+_LANGUAGE = re.compile('[A-Za-z]{2,3}(_[A-Za-z0-9]{2,8}){0,2}')
 # Whose failures count together
 _ELSEWHERE = ''
 _KNOWN_DEVICE = 'device_'
@@ -49,6 +56,7 @@ _FEW_RECOVERY_CODES = 3
 # As the root user it has no row
 _NOBODY = 0
 _TELL_INTERVAL = dt.timedelta(hours=1)
+_MAIL_TIMEOUT = 30
 # One, so that a mail server which hangs takes one connection to the database
 _MAILER = ThreadPoolExecutor(1, 'totp-mailer')
 _STORED = [
@@ -322,8 +330,9 @@ class User(metaclass=PoolMeta):
         Counter = pool.get('res.user.totp_counter')
 
         accepted = {}
-        user_id = super().get_login(
-            login, {**parameters, _ACCEPTED: accepted})
+        with _sane_language():
+            user_id = super().get_login(
+                login, {**parameters, _ACCEPTED: accepted})
         # The client sends the code again with the answers to the methods that
         # follow, so it is consumed only once they all have passed
         if user_id in accepted:
@@ -518,12 +527,13 @@ class User(metaclass=PoolMeta):
     def _consume_totp_code(self, code):
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
-        try:
-            match = Counter.check(self.id, code)
-        except TOTPCodeError:
-            # The failure, which is all that was written, must stay
-            Transaction().commit()
-            raise
+        with _sane_language():
+            try:
+                match = Counter.check(self.id, code)
+            except TOTPCodeError:
+                # The failure, which is all that was written, must stay
+                Transaction().commit()
+                raise
         Counter.consume(match)
 
     def _get_totp_pending(self):
@@ -610,6 +620,15 @@ class Group(metaclass=PoolMeta):
         "log in without TOTP.")
 
 
+def _sane_language():
+    # The client chooses it, and one that gettext fails with would undo the
+    # count of a wrong code
+    language = Transaction().context.get('language')
+    if not (isinstance(language, str) and _LANGUAGE.fullmatch(language)):
+        language = None
+    return Transaction().set_context(language=language)
+
+
 def _timestamp(time):
     return dt.datetime.fromtimestamp(time)
 
@@ -673,9 +692,9 @@ class UserTOTPCounter(ModelSQL):
 
         Raise TOTPCodeError if it is right for none.
         """
-        counter = secret.match(code, totp.now()) if secret else None
+        counter = secret.match(code, totp.now())
         if counter is None:
-            cls._raise_wrong()
+            cls._refuse(_WRONG)
         return counter
 
     @classmethod
@@ -704,41 +723,47 @@ class UserTOTPCounter(ModelSQL):
         if not row:
             if not silent:
                 cls._raise_wait(user_id, kind)
-                cls._raise_wrong()
+                cls._refuse(_WRONG)
             # From here on the same work as for who has a secret
             user_id = _NOBODY
         stored, generation, last, failures = row or (
             totp.stored_for_nobody(), 0, -1, -1)
         match = TOTPMatch(user_id, generation, last, kind, failures)
-        try:
-            if recovery_hash:
-                match = cls._match_recovery_code(match, recovery_hash)
-            else:
-                match = cls._match_code(match, stored, code)
-            if not row:
-                cls._raise_wrong()
-        except TOTPCodeError as error:
+        if recovery_hash:
+            match, refusal = cls._match_recovery_code(match, recovery_hash)
+        else:
+            match, refusal = cls._match_code(match, stored, code)
+        if not row:
+            refusal = refusal or _WRONG
+        if refusal:
             cursor = cls._fail(user_id, failures, kind)
             if row:
                 cls._check_first(cursor)
-            cls._record_failure(
-                match, isinstance(error, TOTPCodeUsedError), silent)
-            raise
+            cls._record_failure(match, refusal is _USED, silent)
+            cls._refuse(refusal)
         return match
 
     @classmethod
+    def _refuse(cls, refusal):
+        error, message = refusal
+        raise error(gettext(message))
+
+    @classmethod
     def _match_code(cls, match, stored, code):
+        "Return the match with its time step, and why it is refused or None"
         try:
             secret = totp.Secret.load(stored, match.user)
         except ValueError:
             logger.error("unreadable TOTP secret of user %s", match.user)
-            secret = None
-        counter = cls.match(secret, code)
+            return match, _WRONG
+        counter = secret.match(code, totp.now())
+        if counter is None:
+            return match, _WRONG
         if counter <= match.counter:
             cls._warn_if_ahead(match.user, secret, match.counter)
-            raise TOTPCodeUsedError(
-                gettext('authentication_totp.msg_totp_code_used'))
-        return match._replace(counter=counter, stale=totp.is_stale(stored))
+            return match, _USED
+        return match._replace(
+            counter=counter, stale=totp.is_stale(stored)), None
 
     @classmethod
     def _match_recovery_code(cls, match, hash_):
@@ -746,9 +771,8 @@ class UserTOTPCounter(ModelSQL):
         RecoveryCode = pool.get('res.user.totp_recovery_code')
         id_ = RecoveryCode.find(match.user, hash_)
         if id_ is None:
-            raise TOTPCodeError(gettext(
-                    'authentication_totp.msg_totp_recovery_code_wrong'))
-        return match._replace(recovery_code=id_)
+            return match, _WRONG_RECOVERY
+        return match._replace(recovery_code=id_), None
 
     @classmethod
     def consume(cls, match):
@@ -952,11 +976,6 @@ class UserTOTPCounter(ModelSQL):
                 "the last code accepted of user %s is %d seconds ahead of "
                 "the clock, which was set back", user_id, ahead)
 
-    @classmethod
-    def _raise_wrong(cls):
-        raise TOTPCodeError(
-            gettext('authentication_totp.msg_totp_code_wrong'))
-
 
 class UserTOTPRecoveryCode(ModelSQL):
     "A recovery code that was not used yet"
@@ -1083,7 +1102,7 @@ class UserTOTPEvent(ModelSQL, ModelView):
         help="The IP address that it came from.")
     told = fields.Boolean(
         "Told", readonly=True,
-        help="Checked if an e-mail about it was sent to the user.")
+        help="Checked if an e-mail about it was written to the user.")
 
     @classmethod
     def __setup__(cls):
@@ -1101,7 +1120,6 @@ class UserTOTPEvent(ModelSQL, ModelView):
         return self.kind_string
 
     @classmethod
-    @without_check_access
     def record(cls, users, kind, tell=True):
         """Record that it happened just now, by the user of the transaction.
 
@@ -1113,17 +1131,19 @@ class UserTOTPEvent(ModelSQL, ModelView):
         transaction = Transaction()
         address, _ = transaction.remote_address()
         time = _timestamp(totp.now()).replace(microsecond=0)
-        to_tell = cls._to_tell(users, kind, time) if tell else []
-        events = cls.create([{
-                    'user': user.id,
-                    'time': time,
-                    'kind': kind,
-                    'actor': transaction.user or None,
-                    'address': str(address) if address else None,
-                    'told': user in to_tell,
-                    } for user in users])
-        if to_tell:
-            cls._queue_emails([e for e in events if e.told])
+        # The client may have put into it what delays or misleads the e-mail
+        with transaction.reset_context():
+            to_tell = cls._to_tell(users, kind, time) if tell else []
+            events = cls.create([{
+                        'user': user.id,
+                        'time': time,
+                        'kind': kind,
+                        'actor': transaction.user or None,
+                        'address': str(address) if address else None,
+                        'told': user in to_tell,
+                        } for user in users])
+            if to_tell:
+                cls._queue_emails([e for e in events if e.told])
 
     @classmethod
     def _to_tell(cls, users, kind, time):
@@ -1162,6 +1182,11 @@ class UserTOTPEvent(ModelSQL, ModelView):
         pool = Pool()
         Lang = pool.get('ir.lang')
         from_ = config.get('email', 'from')
+        # One that hangs would hold up the e-mails to everybody
+        uri = config.get('email', 'uri')
+        if 'timeout=' not in uri:
+            uri += f"{'&' if '?' in uri else '?'}timeout={_MAIL_TIMEOUT}"
+        mailer = SMTPDataManager(uri)
         for event in events:
             user = event.user
             language = user.language or Lang.get()
@@ -1173,8 +1198,9 @@ class UserTOTPEvent(ModelSQL, ModelView):
                     event=cls(event.id).kind_string, login=user.login)
             set_from_header(message, from_, from_)
             message['To'] = user.email
-            message['Subject'] = subject
-            send_message_transactional(message)
+            # A login may hold what ends a line for an e-mail
+            message['Subject'] = ' '.join(subject.split())
+            send_message_transactional(message, datamanager=mailer)
 
     @classmethod
     def clean(cls):

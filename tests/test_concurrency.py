@@ -188,7 +188,8 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
             try:
                 with self.transaction():
                     user = Pool().get('res.user')(user_id)
-                    return user.finish_totp_setup(code, current_code)
+                    user.finish_totp_setup(code, current_code)
+                    return
             except backend.DatabaseOperationalError:
                 continue
         raise AssertionError("too many tries")

@@ -2,6 +2,7 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
+import json
 from unittest.mock import patch
 
 from trytond import backend, security
@@ -12,7 +13,7 @@ from trytond.tests.test_tryton import DB_NAME
 
 from .tools import (
     KEY, LOCKED, PASSWORD, REFUSED, RPC, USED, WAIT, WRONG, Refused,
-    TOTPTestCase)
+    TOTPTestCase, right_code)
 
 
 class GuessingTestCase(TOTPTestCase):
@@ -22,7 +23,6 @@ class GuessingTestCase(TOTPTestCase):
         super().setUp()
         # What is tested here is apart from the limit of core
         self.set_config('session', 'max_attempt', '10000')
-        self.set_config('session', 'max_attempt_ip_network', '10000')
         # Core sleeps ever longer
         patcher = patch('trytond.res.user.random')
         patcher.start()
@@ -129,6 +129,46 @@ class GuessingTestCase(TOTPTestCase):
             with self.assertRaises(backend.DatabaseOperationalError):
                 Counter.consume(match)
         self.assertEqual(self.answer(login, self.code()), WAIT % '00:00:30')
+
+    def test_language(self):
+        "Test that no language makes a wrong code free"
+        login, user_id = self.user(KEY)
+        for language in [
+                5, 1.5, True, [], {}, '', '\0', 'a\0b', '\ud800', 'en_US\n',
+                'a' * 10 ** 5, *('a_' * n for n in range(1, 200, 7))]:
+            with self.subTest(language=repr(language)[:20]):
+                before = self.failures(user_id) or 0
+                response = RPC().post(
+                    'common.db.login', login,
+                    {'password': PASSWORD, 'totp_code': self.code(5)},
+                    language)
+                self.assertEqual(
+                    json.loads(response.data)['error'][1][:2],
+                    ['totp_code', WRONG])
+                self.assertEqual(self.failures(user_id), before + 1)
+                self.now += 3600
+
+    def test_context(self):
+        "Test that no context of the client makes a wrong code free"
+        login, user_id = self.user(KEY)
+        self.set_config('session', 'authentications', 'password')
+        rpc = RPC()
+        rpc.login(login, password=PASSWORD)
+        for i, context in enumerate([
+                {'language': 5}, {'language': 'a_' * 100},
+                {'queue_expected_at': 'x'}, {'queue_scheduled_at': 'x'},
+                {'queue_name': 5}, {'active_test': 'x', 'user': 'x'},
+                {'_datetime': 'x', '_check_access': True}], 1):
+            with self.subTest(context=context):
+                session_id, shown = rpc.start_setup()
+                rpc.post(
+                    'wizard.res.user.setup_totp.execute', session_id,
+                    {'start': {
+                            'current_code': self.code(5), 'code': right_code(
+                                shown['secret'], self.now)}},
+                    'confirm', context)
+                self.assertEqual(self.failures(user_id), i)
+                self.now += 3600
 
     def test_replay(self):
         "Test that a used code counts as a failure"

@@ -35,7 +35,6 @@ class SilentTestCase(TOTPTestCase):
     def setUp(self):
         super().setUp()
         self.set_config('session', 'max_attempt', '10000')
-        self.set_config('session', 'max_attempt_ip_network', '10000')
         patcher = patch('trytond.res.user.random')
         patcher.start()
         self.addCleanup(patcher.stop)

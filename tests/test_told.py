@@ -43,7 +43,6 @@ class ToldTestCase(TOTPTestCase):
     def setUp(self):
         super().setUp()
         self.set_config('session', 'max_attempt', '10000')
-        self.set_config('session', 'max_attempt_ip_network', '10000')
         patcher = patch('trytond.res.user.random')
         patcher.start()
         self.addCleanup(patcher.stop)
@@ -305,6 +304,59 @@ class ToldTestCase(TOTPTestCase):
             self.assertEqual(self.received(), [])
         self.now += 30
         self.assertEqual(self.attempt(login, self.code()), user_id)
+
+    def test_hostile_context(self):
+        "Test that who brings it about neither delays the e-mail nor lies"
+        login, user_id = self.user(KEY)
+        admin, _ = self.user(administrator=True)
+        self.guess(login, 2)
+        self.received()
+        self.set_config('session', 'authentications', 'password')
+        self.set_config('web', 'hostname', 'tryton.example.com')
+        rpc = RPC()
+        rpc.login(admin, password=PASSWORD)
+        rpc.host = 'evil.example.com'
+        rpc.call('model.res.user.unlock_totp', [user_id], {
+                'queue_scheduled_at': dt.timedelta(days=36500),
+                'queue_name': 'nobody'})
+        self.assertEqual(
+            self.received(), [f"TOTP was unlocked for {login}"])
+        message, = self.messages
+        self.assertNotIn('evil', message.as_string())
+
+    def test_hostile_login(self):
+        "Test that a login which holds anything is told of as well"
+        for name in [
+                'a\x85b', 'a\u2028b', 'a\x1cb', 'a\x1eb', '<b>x</b> %(x)s',
+                'x' * 500, '\xe9\u738b', '\u202eevil']:
+            with self.subTest(name=name):
+                login, user_id = self.user(KEY)
+                with self.transaction():
+                    User = Pool().get('res.user')
+                    User.write([User(user_id)], {'login': name})
+                self.received()
+                with self.transaction():
+                    Pool().get('res.user')(user_id).unlock_totp()
+                subject, = self.received()
+                self.assertIn('TOTP was unlocked for', subject)
+                html = self.messages[0].get_body(['html']).get_content()
+                self.assertNotIn('<b>', html)
+                with self.transaction():
+                    User.write([User(user_id)], {'login': login})
+
+    def test_hanging_mail_server(self):
+        "Test that a mail server which hangs does not do so for good"
+        for uri in [
+                'smtp://localhost:25', 'smtp://localhost:25?x=y',
+                'smtp://localhost:25?timeout=5']:
+            with self.subTest(uri=uri):
+                self.set_config('email', 'uri', uri)
+                login, user_id = self.user(KEY)
+                with patch('smtplib.SMTP', side_effect=OSError) as server:
+                    self.received()
+                self.assertEqual(
+                    server.call_args.kwargs['timeout'],
+                    5 if 'timeout' in uri else 30)
 
     def test_worker(self):
         "Test that a worker sends the e-mails, where there is one"
