@@ -113,6 +113,15 @@ class User(metaclass=PoolMeta):
                 },
             help="The wrong codes since the last right one."),
         'get_totp_guesses')
+    totp_drift = fields.Function(
+        fields.Integer(
+            "TOTP Drift",
+            states={
+                'invisible': ~Eval('totp_drift', 0),
+                },
+            help="How many time steps the authenticator's clock is ahead, "
+            "as the last logins showed."),
+        'get_totp_drift')
     totp_waiting_until = fields.Function(
         fields.DateTime(
             "TOTP Waiting Until",
@@ -216,6 +225,12 @@ class User(metaclass=PoolMeta):
         pool = Pool()
         RecoveryCode = pool.get('res.user.totp_recovery_code')
         return RecoveryCode.count([u.id for u in users])
+
+    @classmethod
+    def get_totp_drift(cls, users, name):
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        return Counter.drifts([u.id for u in users])
 
     @classmethod
     def get_totp_guesses(cls, users, names):
@@ -636,12 +651,17 @@ def _timestamp(time):
 class TOTPMatch(NamedTuple):
     """A right code: whose, of which of the user's secrets, of which time step
     or which of the recovery codes
+
+    drift is how many steps the authenticator's clock is ahead, resync the time
+    step of a code beyond the tolerance, which the next one confirms.
     """
     user: int
     generation: int
     counter: int
     kind: str
     failures: int
+    drift: int = 0
+    resync: int | None = None
     stale: bool = False
     recovery_code: int | None = None
 
@@ -665,6 +685,8 @@ class UserTOTPCounter(ModelSQL):
     user = fields.Integer("User", required=True)
     generation = fields.Integer("Generation", required=True)
     counter = fields.Integer("Counter", required=True)
+    drift = fields.Integer("Drift")
+    resync = fields.Integer("Resync")
     failures = fields.Integer("Failures")
     failed = fields.Float(
         "Failed", help="When the last one was, in seconds since the epoch.")
@@ -726,9 +748,10 @@ class UserTOTPCounter(ModelSQL):
                 cls._refuse(_WRONG)
             # From here on the same work as for who has a secret
             user_id = _NOBODY
-        stored, generation, last, failures = row or (
-            totp.stored_for_nobody(), 0, -1, -1)
-        match = TOTPMatch(user_id, generation, last, kind, failures)
+        stored, generation, last, failures, drift, resync = row or (
+            totp.stored_for_nobody(), 0, -1, -1, 0, None)
+        match = TOTPMatch(
+            user_id, generation, last, kind, failures, drift, resync)
         if recovery_hash:
             match, refusal = cls._match_recovery_code(match, recovery_hash)
         else:
@@ -736,7 +759,7 @@ class UserTOTPCounter(ModelSQL):
         if not row:
             refusal = refusal or _WRONG
         if refusal:
-            cursor = cls._fail(user_id, failures, kind)
+            cursor = cls._fail(match)
             if row:
                 cls._check_first(cursor)
             cls._record_failure(match, refusal is _USED, silent)
@@ -756,14 +779,28 @@ class UserTOTPCounter(ModelSQL):
         except ValueError:
             logger.error("unreadable TOTP secret of user %s", match.user)
             return match, _WRONG
-        counter = secret.match(code, totp.now())
+        now = totp.now()
+        tolerance = totp.setting('tolerance')
+        counter = secret.match(
+            code, now, tolerance=tolerance + totp.MAX_DRIFT)
         if counter is None:
-            return match, _WRONG
+            return match._replace(resync=None), _WRONG
         if counter <= match.counter:
             cls._warn_if_ahead(match.user, secret, match.counter)
-            return match, _USED
+            return match._replace(resync=None), _USED
+        drift = secret.steps_ahead(counter, now)
+        if abs(drift - match.drift) <= tolerance:
+            # One step at a login, so that nobody walks it away
+            drift = max(min(drift, match.drift + 1), match.drift - 1)
+        elif abs(drift) > totp.MAX_DRIFT:
+            return match._replace(resync=None), _WRONG
+        elif match.resync is None or counter != match.resync + 1:
+            # RFC 4226 section 7.4: the next code confirms this one
+            return match._replace(resync=counter), _WRONG
+        drift = max(min(drift, totp.MAX_DRIFT), -totp.MAX_DRIFT)
         return match._replace(
-            counter=counter, stale=totp.is_stale(stored)), None
+            counter=counter, drift=drift, resync=None,
+            stale=totp.is_stale(stored)), None
 
     @classmethod
     def _match_recovery_code(cls, match, hash_):
@@ -796,7 +833,8 @@ class UserTOTPCounter(ModelSQL):
         if not match.recovery_code:
             where &= table.counter < match.counter
         cursor.execute(*table.update(
-                [table.counter, failures, wait], [match.counter, 0, 0],
+                [table.counter, table.drift, table.resync, failures, wait],
+                [match.counter, match.drift, Null, 0, 0],
                 where=where))
         cls._check_first(cursor)
         if match.recovery_code:
@@ -818,7 +856,10 @@ class UserTOTPCounter(ModelSQL):
         cursor.execute(*user.select(
                 user.totp_generation, where=user.id == user_id))
         generation, = cursor.fetchone()
-        values = {'generation': generation, 'counter': counter}
+        values = {
+            'generation': generation, 'counter': counter,
+            'drift': 0, 'resync': None,
+            }
         for kind in _KINDS:
             values.update({f'{kind}failures': 0, f'{kind}wait': 0})
         columns = [getattr(table, name) for name in values]
@@ -860,6 +901,18 @@ class UserTOTPCounter(ModelSQL):
             for user_id, (failures, until, locked) in guesses.items()}
 
     @classmethod
+    def drifts(cls, user_ids):
+        "Return for each user how many steps the clock is ahead."
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        drifts = dict.fromkeys(user_ids, 0)
+        cursor.execute(*table.select(
+                table.user, Coalesce(table.drift, 0),
+                where=fields.SQL_OPERATORS['in'](table.user, user_ids)))
+        drifts.update(cursor)
+        return drifts
+
+    @classmethod
     def locked(cls):
         "Return a query for the users from whom no code is accepted any more."
         table = cls.__table__()
@@ -887,8 +940,9 @@ class UserTOTPCounter(ModelSQL):
 
     @classmethod
     def _lock(cls, user_id, kind):
-        """Return stored secret, generation, counter and failures, if a code
-        may be evaluated now, with the row locked against parallel guesses
+        """Return stored secret, generation, counter, failures, drift and
+        resync, if a code may be evaluated now, with the row locked against
+        parallel guesses
         """
         pool = Pool()
         User = pool.get('res.user')
@@ -903,6 +957,7 @@ class UserTOTPCounter(ModelSQL):
             & (user.totp_generation == table.generation))
         query = table.select(
             stored, table.generation, table.counter, Coalesce(failures, 0),
+            Coalesce(table.drift, 0), table.resync,
             # Who must wait takes no lock, so that a flood holds up nobody
             where=(table.user == user_id)
             & (Coalesce(failures, 0) < totp.setting('max_failures'))
@@ -916,16 +971,18 @@ class UserTOTPCounter(ModelSQL):
         return row if row and row[0] else None
 
     @classmethod
-    def _fail(cls, user_id, failures, kind):
-        "Count one failure more than failures, return the cursor"
+    def _fail(cls, match):
+        "Count one failure more than those of match, return the cursor"
         table = cls.__table__()
-        columns = cls._guesses(table, kind)
+        columns = cls._guesses(table, match.kind)
+        failures = match.failures + 1
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.update(
-                columns,
-                [failures + 1, float(totp.now()), totp.wait(failures + 1)],
-                where=(table.user == user_id)
-                & (Coalesce(columns[0], 0) == failures)))
+                [*columns, table.resync],
+                [failures, float(totp.now()), totp.wait(failures),
+                    match.resync],
+                where=(table.user == match.user)
+                & (Coalesce(columns[0], 0) == match.failures)))
         return cursor
 
     @classmethod

@@ -34,6 +34,8 @@ _MIN_KEY_BITS = 128
 _MAX_CODE_LENGTH = 64
 _MIN_WAIT = 30
 _MAX_WAIT = 60 * 60
+# How many steps an authenticator's clock may be wrong
+MAX_DRIFT = 10
 _MAX_NAME_LENGTH = 64
 # No two of them look alike
 _RECOVERY_CHARACTERS = '34679ACDEFGHJKMNPQRTWXY'
@@ -365,22 +367,29 @@ class Secret:
             uri += '&image=' + quote(image, '')
         return uri
 
-    def match(self, code, time):
+    def match(self, code, time, tolerance=None):
         """Return the counter of the time step for which code is right.
 
-        code is what a client sent, of any type; time is in seconds since the
-        epoch. The steps within the setting tolerance before and after are
-        searched (RFC 6238 section 5.2).
+        code: what a client sent, of any type
+        time: in seconds since the epoch
+        tolerance: how many steps before and after are searched (RFC 6238
+            section 5.2), as many as the setting of that name by default
         Return None if code is wrong or malformed.
         """
         code = _clean(code)
         if not (code and code.isascii() and code.isdigit()):
             return None
+        if tolerance is None:
+            tolerance = setting('tolerance')
         try:
             return self._totp.match(
-                code, time, window=setting('tolerance') * self.period).counter
+                code, time, window=tolerance * self.period).counter
         except TokenError:
             return None
+
+    def steps_ahead(self, counter, time):
+        "Return how many steps counter is ahead of time, in seconds."
+        return counter - int(time // self.period)
 
 
 def stored_for_nobody():

@@ -167,7 +167,7 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
                 try:
                     security.login(
                         DB_NAME, login,
-                        {'password': PASSWORD, 'totp_code': self.code(5)},
+                        {'password': PASSWORD, 'totp_code': self.code(95)},
                         cache=False, context=context)
                 except LoginException as question:
                     answers.append(question.message)

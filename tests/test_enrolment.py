@@ -201,7 +201,7 @@ class EnrolmentTestCase(TOTPTestCase):
                 codes = self.recovery_codes(user_id)
                 rpc = self.client(login)
                 rpc.model('res.user.device', 'renew', None)
-                for code in [self.code(5), '', None]:
+                for code in [self.code(95), '', None]:
                     with self.assertRaises(Refused):
                         self.remove(rpc, code)
                 self.assertTrue(self.stored_secret(user_id))
@@ -313,7 +313,7 @@ class EnrolmentTestCase(TOTPTestCase):
         locked, locked_id = self.user(KEY)
         other, other_id = self.user(KEY)
         self.dialogue(
-            locked, password=[PASSWORD], totp_code=[self.code(5)] * 3)
+            locked, password=[PASSWORD], totp_code=[self.code(95)] * 3)
         with self.transaction():
             User = Pool().get('res.user')
             for value, id_ in [(True, locked_id), (False, other_id)]:

@@ -43,7 +43,7 @@ class GuessingTestCase(TOTPTestCase):
 
     def guess(self, login, count, **kwargs):
         for _ in range(count):
-            self.answer(login, self.code(5), **kwargs)
+            self.answer(login, self.code(95), **kwargs)
 
     def device(self, user_id):
         with self.transaction(user_id):
@@ -58,7 +58,7 @@ class GuessingTestCase(TOTPTestCase):
         login, user_id = self.user(KEY)
         waits = []
         for failures in range(1, 13):
-            self.assertEqual(self.answer(login, self.code(5)), WRONG)
+            self.assertEqual(self.answer(login, self.code(95)), WRONG)
             self.assertEqual(self.failures(user_id), failures)
             wait = totp.wait(failures)
             waits.append(wait)
@@ -70,7 +70,7 @@ class GuessingTestCase(TOTPTestCase):
                     time = f'{hours:02}:{minutes:02}'
                     time += f':{seconds:02}' if seconds else ''
                     # Not even the right one, and none counts
-                    for code in [self.code(), self.code(5)]:
+                    for code in [self.code(), self.code(95)]:
                         self.assertEqual(
                             self.answer(login, code), WAIT % time)
                     self.now -= wait - rest
@@ -87,7 +87,7 @@ class GuessingTestCase(TOTPTestCase):
                 totp.Secret, 'match', autospec=True, side_effect=match) as m:
             for _ in range(200):
                 self.now += 3600
-                self.answer(login, self.code(5))
+                self.answer(login, self.code(95))
         self.assertEqual(m.call_count, 100)
         self.assertEqual(self.failures(user_id), 100)
         self.now += 10 ** 8
@@ -116,7 +116,7 @@ class GuessingTestCase(TOTPTestCase):
         self.assertIsNone(self.answer(login, self.code()))
         self.assertEqual(self.failures(user_id), 0)
         self.now += 30
-        self.assertEqual(self.answer(login, self.code(5)), WRONG)
+        self.assertEqual(self.answer(login, self.code(95)), WRONG)
 
     def test_parallel(self):
         "Test that a right code is not accepted after parallel wrong ones"
@@ -140,7 +140,7 @@ class GuessingTestCase(TOTPTestCase):
                 before = self.failures(user_id) or 0
                 response = RPC().post(
                     'common.db.login', login,
-                    {'password': PASSWORD, 'totp_code': self.code(5)},
+                    {'password': PASSWORD, 'totp_code': self.code(95)},
                     language)
                 self.assertEqual(
                     json.loads(response.data)['error'][1][:2],
@@ -164,7 +164,7 @@ class GuessingTestCase(TOTPTestCase):
                 rpc.post(
                     'wizard.res.user.setup_totp.execute', session_id,
                     {'start': {
-                            'current_code': self.code(5), 'code': right_code(
+                            'current_code': self.code(95), 'code': right_code(
                                 shown['secret'], self.now)}},
                     'confirm', context)
                 self.assertEqual(self.failures(user_id), i)
@@ -229,7 +229,7 @@ class GuessingTestCase(TOTPTestCase):
             with self.subTest(login=login):
                 for _ in range(6):
                     self.assertEqual(
-                        self.answer(login, self.code(5)), REFUSED)
+                        self.answer(login, self.code(95)), REFUSED)
                 # Waiting or not, an attempt for core
                 self.assertEqual(self.attempts(login), 6)
         self.assertEqual(self.failures(user_id), 3)

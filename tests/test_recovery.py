@@ -117,7 +117,7 @@ class RecoveryTestCase(TOTPTestCase):
         "Test that one works while TOTP is locked, which it opens"
         login, user_id, codes = self.enrol()
         for _ in range(100):
-            self.answer(login, self.code(5))
+            self.answer(login, self.code(95))
             self.now += 3600
         self.assertEqual(self.answer(login, self.code()), LOCKED)
         self.assertIsNone(self.answer(login, codes[0]))
@@ -137,7 +137,7 @@ class RecoveryTestCase(TOTPTestCase):
         self.now += 30
         self.assertIsNone(self.answer(login, codes[0]))
         for _ in range(3):
-            self.assertEqual(self.answer(login, self.code(5)), WRONG)
+            self.assertEqual(self.answer(login, self.code(95)), WRONG)
         self.assertEqual(
             self.answer(login, self.code()), WAIT % '00:00:30')
         self.assertIsNone(self.answer(login, codes[1]))
@@ -206,7 +206,7 @@ class RecoveryTestCase(TOTPTestCase):
         "Test that new ones take a code and replace the old ones"
         login, user_id, old = self.enrol()
         rpc = self.client(login)
-        for code in [self.code(5), '', None, totp.new_recovery_code()]:
+        for code in [self.code(95), '', None, totp.new_recovery_code()]:
             with self.assertRaises(Refused):
                 self.new_codes(rpc, code)
         self.assertEqual(self.failures(user_id), 3)

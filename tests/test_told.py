@@ -76,7 +76,7 @@ class ToldTestCase(TOTPTestCase):
 
     def guess(self, login, count):
         for _ in range(count):
-            self.assertIsNone(self.attempt(login, self.code(5)))
+            self.assertIsNone(self.attempt(login, self.code(95)))
 
     def lock(self, login):
         "Be wrong until the lock, as somebody patient"
@@ -157,7 +157,7 @@ class ToldTestCase(TOTPTestCase):
         for _ in range(3):
             with self.assertRaises(Refused):
                 rpc.confirm_setup(
-                    session_id, shown, current_code=self.code(5),
+                    session_id, shown, current_code=self.code(95),
                     code=right_code(shown['secret'], self.now))
         self.assertEqual(
             self.received(), [f"Wrong codes were entered for {login}"])

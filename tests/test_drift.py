@@ -1,0 +1,135 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+
+from trytond import security
+from trytond.exceptions import LoginException
+from trytond.pool import Pool
+from trytond.tests.test_tryton import DB_NAME
+
+from .tools import KEY, PASSWORD, USED, WRONG, TOTPTestCase, right_code
+
+
+class DriftTestCase(TOTPTestCase):
+    "Test authenticators whose clock is wrong (RFC 4226 7.4, RFC 6238 6)"
+
+    def setUp(self):
+        super().setUp()
+        self.set_config('session', 'max_attempt', '10000')
+
+    def answer(self, login, steps):
+        "What a code that many steps ahead is told, None if it gets in"
+        try:
+            self.assertTrue(security.login(
+                    DB_NAME, login, {
+                        'password': PASSWORD,
+                        'totp_code': right_code(KEY, self.now, steps),
+                        }, cache=False))
+        except LoginException as question:
+            return question.message
+
+    def drift(self, user_id):
+        with self.transaction():
+            return Pool().get('res.user')(user_id).totp_drift
+
+    def resync(self, login, steps):
+        self.assertEqual(self.answer(login, steps), WRONG)
+        self.now += 30
+        self.assertIsNone(self.answer(login, steps))
+
+    def test_slow(self):
+        "Test a token 5 minutes slow, which logs in for a year"
+        login, user_id = self.user(KEY)
+        self.resync(login, -10)
+        self.assertEqual(self.drift(user_id), -10)
+        for _ in range(365):
+            self.now += 24 * 3600
+            self.assertIsNone(self.answer(login, -10))
+        self.assertEqual(self.drift(user_id), -10)
+
+    def test_slower(self):
+        "Test a token that gets slower by a step a month"
+        login, user_id = self.user(KEY)
+        for month in range(11):
+            for _ in range(30):
+                self.now += 24 * 3600
+                self.assertIsNone(self.answer(login, -month))
+            self.assertEqual(self.drift(user_id), -month)
+
+    def test_jump(self):
+        "Test that a clock which jumps gets back in with two codes"
+        login, user_id = self.user(KEY)
+        for steps in [3, 0, -3, 10, -10]:
+            with self.subTest(steps=steps):
+                self.now += 3600
+                self.resync(login, steps)
+                self.assertEqual(self.drift(user_id), steps)
+                self.assertEqual(self.failures(user_id), 0)
+
+    def test_beyond(self):
+        "Test that a clock which is further off does not get in"
+        login, user_id = self.user(KEY)
+        for steps in [11, -11]:
+            with self.subTest(steps=steps):
+                for _ in range(3):
+                    self.now += 30
+                    self.assertEqual(self.answer(login, steps), WRONG)
+                self.now += 3600
+                with self.transaction():
+                    Pool().get('res.user.totp_counter').unlock([user_id])
+
+    def test_consecutive(self):
+        "Test that only two codes one after the other do"
+        login, user_id = self.user(KEY)
+        for second in [5, 7, 3, 4, -5]:
+            with self.subTest(second=second):
+                self.now += 3600
+                self.assertEqual(self.answer(login, 5), WRONG)
+                self.assertEqual(self.answer(login, second), WRONG)
+                with self.transaction():
+                    Pool().get('res.user.totp_counter').unlock([user_id])
+        # Nor with another one between them
+        self.now += 3600
+        self.assertEqual(self.answer(login, 5), WRONG)
+        self.assertEqual(self.answer(login, 99), WRONG)
+        self.assertEqual(self.answer(login, 6), WRONG)
+        self.assertEqual(self.drift(user_id), 0)
+
+    def test_used(self):
+        "Test that a code of before the resynchronisation stays used"
+        login, user_id = self.user(KEY)
+        self.assertIsNone(self.answer(login, 0))
+        for steps in [-10, -9, -5, 0]:
+            self.assertEqual(self.answer(login, steps), USED)
+            with self.transaction():
+                Pool().get('res.user.totp_counter').unlock([user_id])
+
+    def test_walk(self):
+        "Test that the oldest code at each login moves it to the cap at most"
+        login, user_id = self.user(KEY)
+        for direction in [-1, 1]:
+            for _ in range(40):
+                self.now += 3600
+                before = self.drift(user_id)
+                self.assertIsNone(
+                    self.answer(login, before + direction))
+                self.assertLessEqual(abs(self.drift(user_id) - before), 1)
+                self.assertLessEqual(abs(self.drift(user_id)), 10)
+            self.assertEqual(self.drift(user_id), 10 * direction)
+
+    def test_new_key(self):
+        "Test that a new key begins without drift"
+        login, user_id = self.user(KEY)
+        self.resync(login, -10)
+        with self.transaction():
+            Pool().get('res.user')(user_id).set_totp_key(KEY)
+        self.assertEqual(self.drift(user_id), 0)
+        self.now += 3600
+        self.assertIsNone(self.answer(login, 0))
+
+    def test_reset_by_right(self):
+        "Test that a right code forgets one that was beyond"
+        login, user_id = self.user(KEY)
+        self.assertEqual(self.answer(login, 5), WRONG)
+        self.assertIsNone(self.answer(login, 0))
+        self.assertEqual(self.answer(login, 6), WRONG)
