@@ -2,7 +2,7 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
-from trytond.exceptions import UserError
+from trytond.exceptions import LoginException, UserError
 from trytond.model.exceptions import AccessError
 
 
@@ -28,3 +28,10 @@ class TOTPRequiredError(UserError):
 
 class TOTPAccessError(AccessError):
     pass
+
+
+class TOTPSetupException(LoginException):
+
+    def __str__(self):
+        # The message holds the key, and what is raised may be logged
+        return "TOTP has to be set up"

@@ -7,6 +7,7 @@ import logging
 import math
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 from sql import Conflict, For, Literal, Null
@@ -32,13 +33,14 @@ from trytond.worker import run_task
 from . import totp
 from .exceptions import (
     TOTPAccessError, TOTPCodeError, TOTPCodeUsedError, TOTPRequiredError,
-    TOTPSetupError, TOTPWaitError)
+    TOTPSetupError, TOTPSetupException, TOTPWaitError)
 
 logger = logging.getLogger(__name__)
 
 # No client can send it, its keys are strings
 _ACCEPTED = object()
 _PASSED = object()
+_SETUP = object()
 _STATUS = ['totp_enabled', 'totp_since', 'totp_recovery_codes']
 # How a refusal is told, once it is counted
 _WRONG = TOTPCodeError, 'authentication_totp.msg_totp_code_wrong'
@@ -341,9 +343,6 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def get_login(cls, login, parameters):
-        pool = Pool()
-        Counter = pool.get('res.user.totp_counter')
-
         accepted = {}
         with _sane_language():
             user_id = super().get_login(
@@ -351,10 +350,7 @@ class User(metaclass=PoolMeta):
         # The client sends the code again with the answers to the methods that
         # follow, so it is consumed only once they all have passed
         if user_id in accepted:
-            match = accepted[user_id]
-            Counter.consume(match)
-            if match.stale:
-                cls(user_id)._reseal_totp()
+            accepted[user_id]()
         return user_id
 
     @classmethod
@@ -368,6 +364,10 @@ class User(metaclass=PoolMeta):
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
 
+        user_id = cls._get_login_id(login)
+        if (user_id and _SETUP in parameters
+                and not cls(user_id).totp_enabled):
+            return cls(user_id)._login_setup_totp(parameters)
         if 'totp_code' not in parameters:
             raise LoginException(
                 'totp_code',
@@ -376,19 +376,65 @@ class User(metaclass=PoolMeta):
         code = parameters['totp_code']
         if totp.is_blank(code):
             return
-        user_id = cls._get_login_id(login)
         try:
             match = Counter.check(
                 user_id, code,
                 known_device=bool(parameters.get('device_cookie')),
                 silent=_PASSED not in parameters)
-            if _ACCEPTED in parameters:
-                parameters[_ACCEPTED][user_id] = match
-            else:
-                Counter.consume(match)
         except TOTPCodeError as error:
             cls._refuse_totp_code(login, parameters, error)
+        cls._accept_totp(parameters, user_id, Counter.consume, match)
         return user_id
+
+    @classmethod
+    def _accept_totp(cls, parameters, user_id, function, *args):
+        if _ACCEPTED in parameters:
+            parameters[_ACCEPTED][user_id] = partial(function, *args)
+        else:
+            function(*args)
+
+    def _login_setup_totp(self, parameters):
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        LoginAttempt = pool.get('res.user.login.attempt')
+        answered = 'totp_code' in parameters
+        code = parameters.get('totp_code')
+        if answered and totp.is_blank(code):
+            return
+        message = 'msg_totp_setup'
+        try:
+            secret = totp.Secret.load(self._get_totp_pending(), self.id)
+        except (TOTPSetupError, ValueError):
+            secret = self.start_totp_setup()
+            message = 'msg_totp_setup_new'
+        else:
+            if answered:
+                try:
+                    Counter.match(secret, code)
+                except TOTPCodeError:
+                    message = 'msg_totp_setup_wrong'
+                else:
+                    self._accept_totp(
+                        parameters, self.id, self._finish_login_setup, code)
+                    return self.id
+        if answered:
+            # get_login adds none if a method raises
+            LoginAttempt.add(self.login, parameters.get('device_cookie'))
+        raise TOTPSetupException('totp_code', gettext(
+                f'authentication_totp.{message}',
+                key=secret.text, account=self.totp_account), type='char')
+
+    def _finish_login_setup(self, code):
+        try:
+            self.finish_totp_setup(code)
+        except (TOTPCodeError, TOTPSetupError):
+            raise backend.DatabaseOperationalError(
+                "concurrent TOTP set-ups") from None
+
+    @classmethod
+    def _check_login_options_setup_totp(cls, login, parameters):
+        parameters[_SETUP] = True
+        return False
 
     @classmethod
     def _check_login_options_no_totp_secret(cls, login, parameters):
@@ -403,12 +449,23 @@ class User(metaclass=PoolMeta):
         ModelData = pool.get('ir.model.data')
         preferences = super()._get_preferences(
             user, context_only=context_only)
-        if (not context_only and not user.totp_enabled
-                and 'no_totp_secret' in cls._totp_login_options()):
-            action = Action.get_action_id(ModelData.get_id(
-                    'authentication_totp', 'wizard_setup_totp'))
+        if not context_only and (wizard := cls._get_totp_wizard(user)):
+            action = Action.get_action_id(
+                ModelData.get_id('authentication_totp', wizard))
             preferences['actions'] = [action, *preferences['actions']]
         return preferences
+
+    @classmethod
+    def _get_totp_wizard(cls, user):
+        "The XML id of the wizard that opens by itself after the login"
+        options = cls._totp_login_options()
+        if not user.totp_enabled:
+            if 'no_totp_secret' in options:
+                return 'wizard_setup_totp'
+        elif ('setup_totp' in options and totp.setting('recovery_codes')
+                and not user.totp_recovery_codes):
+            # The login dialog has no place for them
+            return 'wizard_new_totp_recovery_codes'
 
     @classmethod
     def _totp_login_options(cls):
@@ -504,13 +561,11 @@ class User(metaclass=PoolMeta):
         code: a code made with the waiting secret
         current_code: a code made with the secret in force, or a recovery
             code, if there is one
-        Return the new recovery codes.
         Raise TOTPSetupError if no secret waits or it waited for too long,
         and TOTPCodeError if a code is not accepted.
         """
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
-        RecoveryCode = pool.get('res.user.totp_recovery_code')
 
         pending = self._get_totp_pending()
         counter = Counter.match(totp.Secret.load(pending, self.id), code)
@@ -523,7 +578,6 @@ class User(metaclass=PoolMeta):
                         'authentication_totp.msg_totp_current_code')) from None
         self._put_totp_secret(pending, pending=pending)
         Counter.restart(self.id, counter)
-        return RecoveryCode.renew(self.id)
 
     def renew_totp_recovery_codes(self, code):
         """Return new recovery codes, the old ones work no more.
@@ -600,6 +654,7 @@ class User(metaclass=PoolMeta):
         Device = pool.get('res.user.device')
         Event = pool.get('res.user.totp_event')
         Session = pool.get('ir.session')
+        RecoveryCode = pool.get('res.user.totp_recovery_code')
         cls = self.__class__
         replaces = self.totp_enabled
         table = cls.__table__()
@@ -619,6 +674,7 @@ class User(metaclass=PoolMeta):
             raise TOTPSetupError(
                 gettext('authentication_totp.msg_totp_setup_expired'))
         cls.on_modification('write', [self], {'totp_secret'})
+        RecoveryCode.clear([self.id])
         with without_check_access():
             if replaces:
                 Session.clear([self])
@@ -821,6 +877,7 @@ class UserTOTPCounter(ModelSQL):
         """
         pool = Pool()
         RecoveryCode = pool.get('res.user.totp_recovery_code')
+        User = pool.get('res.user')
         # A transaction of its own would need a second connection, and when
         # many log in at once each would wait for the others to give theirs
         table = cls.__table__()
@@ -837,6 +894,8 @@ class UserTOTPCounter(ModelSQL):
                 [match.counter, match.drift, Null, 0, 0],
                 where=where))
         cls._check_first(cursor)
+        if match.stale:
+            User(match.user)._reseal_totp()
         if match.recovery_code:
             cls._check_first(RecoveryCode.use(match.recovery_code))
             cls.unlock([match.user])

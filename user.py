@@ -138,8 +138,12 @@ class SetupTOTP(RecoveryCodesMixin, Wizard):
             }
 
     def transition_confirm(self):
-        self.recovery_codes = self.user.finish_totp_setup(
+        pool = Pool()
+        RecoveryCode = pool.get('res.user.totp_recovery_code')
+        user = self.user
+        user.finish_totp_setup(
             self.start.code, current_code=self.start.current_code)
+        self.recovery_codes = RecoveryCode.renew(user.id)
         return 'done'
 
 

@@ -22,13 +22,6 @@ class LoginTestCase(TOTPTestCase):
         self.assertEqual([name for name, _ in questions], list(names))
         self.assertEqual(got_id, user_id)
 
-    def sms_code(self, user_id):
-        with self.transaction():
-            SMSCode = Pool().get('res.user.login.sms_code')
-            SMSCode.send(user_id)
-            code, = SMSCode.search([('user_id', '=', user_id)])
-            return code.code
-
     def test_password_totp(self):
         "Test password+totp"
         login, user_id = self.user(KEY)

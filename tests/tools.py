@@ -231,6 +231,13 @@ class TOTPTestCase(TestCase):
             function(*args)
         self.mailer.reset_mock()
 
+    def sms_code(self, user_id):
+        with self.transaction():
+            SMSCode = Pool().get('res.user.login.sms_code')
+            SMSCode.send(user_id)
+            code, = SMSCode.search([('user_id', '=', user_id)])
+            return code.code
+
     def attempts(self, login):
         with self.transaction():
             return Pool().get('res.user.login.attempt').count(login)
