@@ -1197,6 +1197,7 @@ class UserTOTPEvent(ModelSQL, ModelView):
         help="Whose TOTP it happened to.")
     time = fields.DateTime("Time", required=True, readonly=True)
     kind = fields.Selection([
+            ('invited', "Please set up TOTP"),
             ('set_up', "TOTP was set up"),
             ('replaced', "The TOTP key was replaced"),
             ('removed', "TOTP was turned off"),

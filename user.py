@@ -215,17 +215,8 @@ class ResetTOTPStart(ModelView):
     users = fields.Many2Many('res.user', None, None, "Users", readonly=True)
 
 
-class ResetTOTP(Wizard):
-    "Take the TOTP away from the users selected"
-    __name__ = 'res.user.reset_totp'
-
-    start = StateView(
-        'res.user.reset_totp.start',
-        'authentication_totp.reset_totp_start_view_form', [
-            Button("Cancel", 'end', 'tryton-cancel', default=True),
-            Button("Reset", 'reset', 'tryton-ok'),
-            ])
-    reset = StateTransition()
+class SelectedUsersMixin:
+    "What administrators do to the users whom they select"
 
     @classmethod
     def check_access(cls):
@@ -242,6 +233,19 @@ class ResetTOTP(Wizard):
         User = pool.get('res.user')
         return User.browse(Transaction().context.get('active_ids') or [])
 
+
+class ResetTOTP(SelectedUsersMixin, Wizard):
+    "Take the TOTP away from the users selected"
+    __name__ = 'res.user.reset_totp'
+
+    start = StateView(
+        'res.user.reset_totp.start',
+        'authentication_totp.reset_totp_start_view_form', [
+            Button("Cancel", 'end', 'tryton-cancel', default=True),
+            Button("Reset", 'reset', 'tryton-ok'),
+            ])
+    reset = StateTransition()
+
     def default_start(self, fields):
         return {'users': [u.id for u in self.users]}
 
@@ -249,6 +253,50 @@ class ResetTOTP(Wizard):
         pool = Pool()
         User = pool.get('res.user')
         User.reset_totp(self.users)
+        return 'end'
+
+
+class InviteTOTPStart(ModelView):
+    __name__ = 'res.user.invite_totp.start'
+
+    users = fields.Many2Many(
+        'res.user', None, None, "Users", readonly=True,
+        help="Those who have no TOTP yet and an e-mail address.")
+    without_email = fields.Many2Many(
+        'res.user', None, None, "Without E-mail", readonly=True,
+        states={
+            'invisible': ~Eval('without_email'),
+            },
+        help="Those who have no TOTP yet and get no e-mail.")
+
+
+class InviteTOTP(SelectedUsersMixin, Wizard):
+    "Ask the users selected by e-mail to set TOTP up"
+    __name__ = 'res.user.invite_totp'
+
+    start = StateView(
+        'res.user.invite_totp.start',
+        'authentication_totp.invite_totp_start_view_form', [
+            Button("Cancel", 'end', 'tryton-cancel'),
+            Button("Send", 'send', 'tryton-ok', default=True),
+            ])
+    send = StateTransition()
+
+    @property
+    def users(self):
+        return [u for u in super().users if not u.totp_enabled]
+
+    def default_start(self, fields):
+        users = self.users
+        return {
+            'users': [u.id for u in users if u.email],
+            'without_email': [u.id for u in users if not u.email],
+            }
+
+    def transition_send(self):
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
+        Event.record([u for u in self.users if u.email], 'invited')
         return 'end'
 
 

@@ -476,6 +476,38 @@ class EnrolmentTestCase(TOTPTestCase):
         for id_ in [user_id, other_id]:
             self.assertTrue(self.stored_secret(id_))
 
+    def test_invite(self):
+        "Test that an administrator invites those without TOTP by e-mail"
+        self.set_config('session', 'authentications', 'password')
+        admin, admin_id = self.user(administrator=True)
+        users = [self.user(), self.user(email=False), self.user(KEY)]
+        ids = [id_ for _, id_ in users]
+        prefix = 'wizard.res.user.invite_totp'
+        context = {
+            'active_model': 'res.user', 'active_id': ids[0],
+            'active_ids': ids}
+        for login in [users[0][0], admin]:
+            rpc = self.client(login)
+            if login != admin:
+                with self.assertRaises(Refused):
+                    rpc.call(f'{prefix}.create', context)
+                continue
+            session_id, start, _ = rpc.call(f'{prefix}.create', context)
+            result = rpc.call(
+                f'{prefix}.execute', session_id, {}, start, context)
+            self.assertEqual(result['view']['defaults']['users'], ids[:1])
+            self.assertEqual(
+                result['view']['defaults']['without_email'], ids[1:2])
+            rpc.call(f'{prefix}.execute', session_id, {}, 'send', context)
+        self.assertEqual(
+            [self.events(id_) for id_ in ids],
+            [['invited'], [], ['set_up']])
+        with self.transaction():
+            Event = Pool().get('res.user.totp_event')
+            event, = Event.search([('user', '=', ids[0])])
+            self.assertTrue(event.told)
+            self.assertEqual(event.actor.id, admin_id)
+
     def test_methods_by_rpc(self):
         "Test that the methods behind the wizards can not be called"
         self.set_config('session', 'authentications', 'password')
