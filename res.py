@@ -123,7 +123,15 @@ class User(metaclass=PoolMeta):
                 },
             help="How many time steps the authenticator's clock is ahead, "
             "as the last logins showed."),
-        'get_totp_drift')
+        'get_totp_status')
+    totp_last_used = fields.Function(
+        fields.DateTime(
+            "TOTP Last Used",
+            states={
+                'invisible': ~Eval('totp_enabled', False),
+                },
+            help="When a code or a recovery code was last accepted."),
+        'get_totp_status')
     totp_waiting_until = fields.Function(
         fields.DateTime(
             "TOTP Waiting Until",
@@ -229,10 +237,16 @@ class User(metaclass=PoolMeta):
         return RecoveryCode.count([u.id for u in users])
 
     @classmethod
-    def get_totp_drift(cls, users, name):
+    def get_totp_status(cls, users, names):
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
-        return Counter.drifts([u.id for u in users])
+        result = {name: dict.fromkeys(u.id for u in users) for name in names}
+        for user_id, *values in Counter.status([u.id for u in users]):
+            values = dict(zip(
+                    ['totp_drift', 'totp_last_used'], values, strict=True))
+            for name in names:
+                result[name][user_id] = values[name]
+        return result
 
     @classmethod
     def get_totp_guesses(cls, users, names):
@@ -741,6 +755,9 @@ class UserTOTPCounter(ModelSQL):
     user = fields.Integer("User", required=True)
     generation = fields.Integer("Generation", required=True)
     counter = fields.Integer("Counter", required=True)
+    used = fields.Float(
+        "Used", help="When a code was last accepted, in seconds since the "
+        "epoch.")
     drift = fields.Integer("Drift")
     resync = fields.Integer("Resync")
     failures = fields.Integer("Failures")
@@ -890,8 +907,9 @@ class UserTOTPCounter(ModelSQL):
         if not match.recovery_code:
             where &= table.counter < match.counter
         cursor.execute(*table.update(
-                [table.counter, table.drift, table.resync, failures, wait],
-                [match.counter, match.drift, Null, 0, 0],
+                [table.counter, table.used, table.drift, table.resync,
+                    failures, wait],
+                [match.counter, float(totp.now()), match.drift, Null, 0, 0],
                 where=where))
         cls._check_first(cursor)
         if match.stale:
@@ -918,6 +936,7 @@ class UserTOTPCounter(ModelSQL):
         values = {
             'generation': generation, 'counter': counter,
             'drift': 0, 'resync': None,
+            'used': None if counter < 0 else float(totp.now()),
             }
         for kind in _KINDS:
             values.update({f'{kind}failures': 0, f'{kind}wait': 0})
@@ -960,16 +979,19 @@ class UserTOTPCounter(ModelSQL):
             for user_id, (failures, until, locked) in guesses.items()}
 
     @classmethod
-    def drifts(cls, user_ids):
-        "Return for each user how many steps the clock is ahead."
+    def status(cls, user_ids):
+        """Yield user, how many steps the authenticator is ahead, and when a
+        code was last accepted or None, for each user with a row.
+        """
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
-        drifts = dict.fromkeys(user_ids, 0)
         cursor.execute(*table.select(
-                table.user, Coalesce(table.drift, 0),
+                table.user, table.drift, table.used,
                 where=fields.SQL_OPERATORS['in'](table.user, user_ids)))
-        drifts.update(cursor)
-        return drifts
+        for user_id, drift, used in cursor:
+            yield (
+                user_id, drift,
+                _timestamp(used).replace(microsecond=0) if used else None)
 
     @classmethod
     def locked(cls):

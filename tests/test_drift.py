@@ -117,6 +117,18 @@ class DriftTestCase(TOTPTestCase):
                 self.assertLessEqual(abs(self.drift(user_id)), 10)
             self.assertEqual(self.drift(user_id), 10 * direction)
 
+    def test_last_used(self):
+        "Test that administrators see when a code was last accepted"
+        login, user_id = self.user(KEY)
+        times = []
+        for steps in [99, 0, 99]:
+            self.now += 3600
+            self.answer(login, steps)
+            with self.transaction():
+                used = Pool().get('res.user')(user_id).totp_last_used
+            times.append(used and int(used.timestamp()))
+        self.assertEqual(times, [None, self.now - 3600, self.now - 3600])
+
     def test_new_key(self):
         "Test that a new key begins without drift"
         login, user_id = self.user(KEY)
