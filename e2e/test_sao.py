@@ -3,6 +3,7 @@
 # terms.
 "The web client in a browser, against a server of its own"
 
+import re
 import shutil
 import socket
 import time
@@ -29,6 +30,7 @@ EVENTS = [
     "TOTP was set up", "A used code was entered again",
     "The TOTP key was replaced"]
 PERIOD = 30
+RECOVERY_CODES = re.compile(r'^(([0-9A-Z]{5}-?){5}\n?){10}$')
 
 expect.set_options(timeout=60_000)
 
@@ -204,6 +206,7 @@ class SaoTestCase(unittest.TestCase):
         self.screenshot('wizard-code')
         wizard.get_by_role('button', name="Confirm").click()
         expect(wizard.get_by_text("TOTP is on.")).to_be_visible()
+        expect(wizard.locator('textarea')).to_have_value(RECOVERY_CODES)
         self.screenshot('wizard-done')
         # The client ignores a click while it still builds the page
         self.page.wait_for_load_state('networkidle')
