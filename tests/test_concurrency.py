@@ -19,6 +19,8 @@ import urllib.error
 import urllib.request
 from unittest.mock import patch
 
+from proteus import Model
+from proteus.config import set_xmlrpc_session
 from trytond import backend, security
 from trytond.exceptions import LoginException
 from trytond.modules.authentication_totp import totp
@@ -352,6 +354,20 @@ class ServersTestCase(LosersMixin, TOTPTestCase):
             with self.transaction():
                 Pool().get('res.user')(user_id).unlock_totp()
         self.assertEqual(len(self.counters(user_id)), 1)
+
+    def test_proteus(self):
+        "Test a script that uses proteus with the code beside the password"
+        port, server = self.start_server()
+        login, user_id = self.user(KEY, email=False)
+        self.call(port, server, 'common.db.login', login, {}, 'en')
+        self.now = time.time()
+        with set_xmlrpc_session(
+                f'http://127.0.0.1:{port}/{DB_NAME}/rpc/', login, PASSWORD,
+                {'totp_code': self.code()}) as config:
+            user, = Model.get('res.user', config).find(
+                [('login', '=', login)])
+            self.assertEqual(user.id, user_id)
+            self.assertTrue(user.totp_enabled)
 
     def storm(self, server, users):
         """Log in with codes of the users until the server is killed
