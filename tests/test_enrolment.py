@@ -522,6 +522,21 @@ class EnrolmentTestCase(TOTPTestCase):
                     rpc.model('res.user', method, [admin_id])
         self.assertTrue(self.stored_secret(admin_id))
 
+    def test_many(self):
+        "Test that the number of users does not matter for the statements"
+        names = [
+            'totp_enabled', 'totp_since', 'totp_last_used', 'totp_mandatory',
+            'totp_recovery_codes', 'totp_locked', 'totp_waiting_until',
+            'totp_failures', 'totp_drift']
+        ids = [self.user(KEY)[1] for _ in range(30)]
+        counts = []
+        for count in [2, 30]:
+            with self.count_statements() as statements, self.transaction():
+                Pool().get('res.user').read(ids[:count], names)
+            counts.append(len(statements))
+        self.assertEqual(*counts)
+        self.assertLessEqual(counts[0], 10)
+
     def test_locked_filter(self):
         "Test that administrators find who is locked"
         self.set_totp('max_failures', '3')

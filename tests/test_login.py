@@ -2,8 +2,6 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
-from unittest.mock import patch
-
 from trytond import security
 from trytond.exceptions import RateLimitException
 from trytond.pool import Pool
@@ -367,22 +365,14 @@ class LoginTestCase(TOTPTestCase):
         "Test how many statements a code costs on top of the password"
         login, user_id = self.user(KEY)
         parameters = {'password': PASSWORD, 'totp_code': self.code()}
-        with self.transaction() as transaction:
-            Cursor = type(transaction.connection.cursor())
-        execute = Cursor.execute
-        statements = []
-
-        def counted(cursor, *args, **kwargs):
-            statements[-1] += 1
-            return execute(cursor, *args, **kwargs)
-
+        counts = []
         for authentications in ['password', 'password+totp']:
             self.set_config('session', 'authentications', authentications)
-            statements.append(0)
-            with patch.object(Cursor, 'execute', counted):
+            with self.count_statements() as statements:
                 self.assertEqual(
                     security.login(DB_NAME, login, parameters, cache=False),
                     user_id)
-        password, password_totp = statements
+            counts.append(len(statements))
+        password, password_totp = counts
         self.assertGreater(password, 0)
         self.assertLessEqual(password_totp - password, 4)

@@ -4,6 +4,7 @@
 
 import json
 from base64 import b64encode
+from contextlib import contextmanager
 from unittest.mock import patch
 
 import pyotp
@@ -237,6 +238,20 @@ class TOTPTestCase(TestCase):
             SMSCode.send(user_id)
             code, = SMSCode.search([('user_id', '=', user_id)])
             return code.code
+
+    @contextmanager
+    def count_statements(self):
+        "Append each SQL statement of the context to the list"
+        with self.transaction() as transaction:
+            Cursor = type(transaction.connection.cursor())
+        execute = Cursor.execute
+        statements = []
+
+        def counted(cursor, *args, **kwargs):
+            statements.append(args)
+            return execute(cursor, *args, **kwargs)
+        with patch.object(Cursor, 'execute', counted):
+            yield statements
 
     def attempts(self, login):
         with self.transaction():
