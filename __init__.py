@@ -2,12 +2,17 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
+import sys
+
 from . import totp
 
-try:
-    totp.check_settings()
-except totp.SettingError as error:
-    # The server imports every module at start, whatever the database: a line
-    # on stderr is what its administrator can read
-    raise SystemExit(str(error)) from None
-totp.warn_if_unsealed()
+# The command imports this before it has read its configuration, and checks
+# the settings by itself
+if 'trytond.pool' in sys.modules:
+    try:
+        totp.check_settings()
+    except totp.SettingError as error:
+        # The server imports every module at start, whatever the database: a
+        # line on stderr is what its administrator can read
+        raise SystemExit(str(error)) from None
+    totp.warn_if_unsealed()

@@ -635,19 +635,53 @@ class User(metaclass=PoolMeta):
                 gettext('authentication_totp.msg_totp_setup_expired'))
         return row[0]
 
-    def _reseal_totp(self):
-        pool = Pool()
-        Event = pool.get('res.user.totp_event')
-        table = self.__table__()
+    @classmethod
+    def totp_owners(cls):
+        "Return the ids of the users with a secret, in force or waiting."
+        table = cls.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.select(
-                table.totp_secret, where=table.id == self.id))
-        stored, = cursor.fetchone()
-        secret = totp.Secret.load(stored, self.id)
-        cursor.execute(*table.update(
-                [table.totp_secret], [secret.dump(self.id)],
-                where=(table.id == self.id) & (table.totp_secret == stored)))
-        Event.record([self], 'resealed')
+                table.id,
+                where=(table.totp_secret != Null)
+                | (table.totp_pending_secret != Null),
+                order_by=table.id))
+        return [id_ for id_, in cursor]
+
+    @classmethod
+    def reseal_totp(cls, users):
+        """Seal the secrets of the users, in force and waiting, with the first
+        key, where they are not yet.
+
+        Return the users with a secret that no key opens, which is left as it
+        is.
+        """
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        resealed, unreadable = set(), set()
+        for column in [table.totp_secret, table.totp_pending_secret]:
+            cursor.execute(*table.select(
+                    table.id, column,
+                    where=fields.SQL_OPERATORS['in'](
+                        table.id, [u.id for u in users])
+                    & (column != Null)))
+            for id_, stored in cursor.fetchall():
+                try:
+                    secret = totp.Secret.load(stored, id_)
+                except ValueError:
+                    unreadable.add(id_)
+                    continue
+                if not totp.is_stale(stored):
+                    continue
+                cursor.execute(*table.update(
+                        [column], [secret.dump(id_)],
+                        where=(table.id == id_) & (column == stored)))
+                if cursor.rowcount:
+                    resealed.add(id_)
+        if resealed:
+            Event.record(cls.browse(sorted(resealed)), 'resealed')
+        return cls.browse(sorted(unreadable))
 
     @classmethod
     def clean_totp(cls):
@@ -913,7 +947,7 @@ class UserTOTPCounter(ModelSQL):
                 where=where))
         cls._check_first(cursor)
         if match.stale:
-            User(match.user)._reseal_totp()
+            User.reseal_totp([User(match.user)])
         if match.recovery_code:
             cls._check_first(RecoveryCode.use(match.recovery_code))
             cls.unlock([match.user])
@@ -1235,7 +1269,8 @@ class UserTOTPEvent(ModelSQL, ModelView):
     kind_string = kind.translated('kind')
     actor = fields.Many2One(
         'res.user', "Actor", readonly=True,
-        help="Who was logged in and did it. Empty if it happened at a login.")
+        help="Who was logged in and did it. Empty if it happened at a login "
+        "or by the command on the server.")
     address = fields.Char(
         "Address", readonly=True,
         help="The IP address that it came from.")

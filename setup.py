@@ -69,6 +69,7 @@ setup(
         },
     zip_safe=False,
     entry_points={
+        'console_scripts': [f'trytond_totp = {PACKAGE}.command:main'],
         'trytond.modules': [f'{NAME} = {PACKAGE}'],
         },
     )

@@ -1,0 +1,281 @@
+# PYTHON_ARGCOMPLETE_OK
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"The command trytond_totp, for who can log in to the server but not to Tryton"
+
+import argparse
+import configparser
+import logging
+import sys
+import time
+
+from cryptography.fernet import Fernet
+
+import trytond.commandline as commandline
+import trytond.config as config
+
+from . import totp
+
+# A login of one of them waits until all are written
+_BATCH = 100
+_BAR = 40
+_DESCRIPTION = """\
+Look after the TOTP of the users of a database from the server itself: let
+back in who lost the authenticator, also the only administrator, and seal the
+stored secrets with a new key.
+
+Who may run it may do to every user what an administrator may.
+"""
+_EPILOG = """\
+examples:
+  Who has TOTP, since when, and who has to wait or is locked?
+    trytond_totp -c trytond.conf -d DATABASE status
+    trytond_totp -c trytond.conf -d DATABASE status alice
+  Alice lost the authenticator and the recovery codes:
+    trytond_totp -c trytond.conf -d DATABASE reset alice
+  Alice entered so many wrong codes that none is accepted any more:
+    trytond_totp -c trytond.conf -d DATABASE unlock alice
+  Seal the secrets that are in clear or sealed with an old key, once every
+  server was restarted with the new key in the first line of encryption_keys:
+    trytond_totp -c trytond.conf -d DATABASE reseal
+  Make a new key:
+    trytond_totp genkey > totp.keys
+
+exit codes:
+  0  it is done
+  1  it could not be done, and a line on the standard error says why
+  2  the command was not called as it must be
+
+The configuration file can be specified in the TRYTOND_CONFIG environment
+variable, the database URI in TRYTOND_DATABASE_URI.
+"""
+
+
+def main(args=None):
+    """Run the command.
+
+    args: the arguments without the name of the command, those of the process
+        by default
+    Raise SystemExit with 2 if they are wrong, and with the line that says why
+    if it could not be done.
+    """
+    parser = _get_parser()
+    commandline.set_autocomplete(parser)
+    options = parser.parse_args(args)
+    if options.function is genkey:
+        genkey()
+        return
+    if not options.database_name:
+        parser.error(
+            "the following arguments are required: -d/--database")
+    _configure(options)
+    # Import after the command is configured
+    from trytond import backend
+    try:
+        _load(options.database_name)
+        options.function(options)
+    except backend.DatabaseOperationalError as error:
+        sys.exit(f"the database failed: {_line(error)}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+
+
+def _get_parser():
+    parser = argparse.ArgumentParser(
+        prog='trytond_totp', description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.set_defaults(logconf=None)
+    # The one of trytond takes several files after one -c and would take the
+    # subcommand as well
+    parser.add_argument(
+        '-c', '--config', dest='configfile', metavar='FILE', action='append',
+        default=[], help="specify a configuration file, several by several -c")
+    parser.add_argument(
+        '-d', '--database', dest='database_name', metavar='NAME',
+        help="specify the database name, required except for genkey",
+        ).completer = commandline.database_completer
+    parser.add_argument(
+        '-v', '--verbose', action='count', default=0,
+        help="show the log, the more often the more of it")
+    commands = parser.add_subparsers(metavar='COMMAND', required=True)
+
+    def add(function, help):
+        command = commands.add_parser(
+            function.__name__, help=help, description=f"{help}.")
+        command.set_defaults(function=function)
+        return command
+
+    add(status, "show a line for each user with TOTP, or for one user"
+        ).add_argument('login', metavar='LOGIN', nargs='?')
+    add(reset,
+        "take the key and the recovery codes away from a user, "
+        "who is told by e-mail and logged out everywhere"
+        ).add_argument('login', metavar='LOGIN')
+    add(unlock, "forget the wrong codes of a user, who is told by e-mail"
+        ).add_argument('login', metavar='LOGIN')
+    add(reseal,
+        "seal all stored secrets with the first key of encryption_keys; "
+        "it may be interrupted, repeated and run beside the server")
+    add(genkey, "print a new key for the file of encryption_keys")
+    return parser
+
+
+def _configure(options):
+    if options.verbose:
+        commandline.config_log(options)
+    else:
+        # No traceback beside the line that says what went wrong
+        logging.basicConfig(handlers=[logging.NullHandler()])
+    try:
+        for path in config.update_etc(options.configfile):
+            # Trytond goes on without those that it can not read
+            open(path).close()
+    except (configparser.Error, OSError, UnicodeDecodeError) as error:
+        sys.exit(f"the configuration can not be read: {_line(error)}")
+    try:
+        totp.check_settings()
+    except totp.SettingError as error:
+        sys.exit(str(error))
+
+
+def _load(database_name):
+    from trytond import backend
+    from trytond.pool import Pool
+    from trytond.transaction import Transaction
+
+    try:
+        with Transaction().start(None, 0, readonly=True) as transaction:
+            database_names = transaction.database.list()
+    except backend.DatabaseOperationalError as error:
+        sys.exit(f"the database server can not be reached: {_line(error)}")
+    if database_name not in database_names:
+        sys.exit(f'there is no Tryton database "{database_name}"')
+    pool = Pool(database_name)
+    pool.init()
+    try:
+        pool.get('res.user.totp_counter')
+    except KeyError:
+        sys.exit(
+            "the module authentication_totp is not activated "
+            f'in the database "{database_name}"')
+
+
+def _transact(options, function, *args):
+    """Return what the function returns, called in a transaction of its own
+    with the class User and the arguments.
+
+    It is called again if another transaction was faster.
+    """
+    from trytond import backend
+    from trytond.pool import Pool
+    from trytond.transaction import Transaction, inactive_records
+
+    retry = config.getint('database', 'retry')
+    for count in range(retry, -1, -1):
+        try:
+            with Transaction().start(options.database_name, 0), \
+                    inactive_records():
+                return function(Pool().get('res.user'), *args)
+        except backend.DatabaseOperationalError:
+            if not count:
+                raise
+            time.sleep(0.02 * (retry - count + 1))
+
+
+def _find(User, login):
+    users = User.search([('id', '!=', 0), ('login', '=', login)])
+    if not users:
+        sys.exit(f'there is no user with the login "{login}"')
+    return users
+
+
+def status(options):
+    for line in _transact(options, _status, options.login):
+        print(line)
+
+
+def _status(User, login):
+    if login is not None:
+        users = _find(User, login)
+    else:
+        users = User.search(
+            [('totp_enabled', '=', True)], order=[('login', 'ASC')])
+    return [_describe(user) for user in users]
+
+
+def _describe(user):
+    login = _line(user.login)
+    if not user.totp_enabled:
+        return f"{login}: off"
+    text = (
+        f"{login}: on since {user.totp_since} UTC, "
+        f"{user.totp_recovery_codes} recovery codes left, "
+        f"{user.totp_failures} failures")
+    if user.totp_waiting_until:
+        text += f", waiting until {user.totp_waiting_until} UTC"
+    if user.totp_locked:
+        text += ", locked"
+    return text
+
+
+def reset(options):
+    _transact(
+        options, lambda User: User.reset_totp(_find(User, options.login)))
+    print(f'TOTP of "{options.login}" is reset')
+
+
+def unlock(options):
+    _transact(
+        options, lambda User: User.unlock_totp(_find(User, options.login)))
+    print(f'TOTP of "{options.login}" is unlocked')
+
+
+def reseal(options):
+    if not totp.setting('encryption_keys'):
+        sys.exit(
+            "[authentication_totp] encryption_keys is not set: "
+            "there is no key to seal with")
+    ids = _transact(options, lambda User: User.totp_owners())
+    unreadable = []
+    for batch in _progress(
+            [ids[i:i + _BATCH] for i in range(0, len(ids), _BATCH)]):
+        unreadable += _transact(options, _reseal, batch)
+    for login in unreadable:
+        print(
+            f'no key opens the secret of "{_line(login)}"', file=sys.stderr)
+    if unreadable:
+        sys.exit(f"users with a secret that no key opens: {len(unreadable)}")
+    print(f"all secrets are sealed with the first key, users: {len(ids)}")
+
+
+def _reseal(User, ids):
+    return [u.login for u in User.reseal_totp(User.browse(ids))]
+
+
+def _progress(batches):
+    "Yield the batches, with a bar if somebody looks at it"
+    if not sys.stderr.isatty():
+        yield from batches
+        return
+    try:
+        for done, batch in enumerate(batches, 1):
+            yield batch
+            bar = '#' * (_BAR * done // len(batches))
+            print(
+                f"\r[{bar:{_BAR}}] {100 * done // len(batches)}%", end='',
+                file=sys.stderr, flush=True)
+    finally:
+        print(file=sys.stderr)
+
+
+def genkey():
+    print(Fernet.generate_key().decode())
+
+
+def _line(text):
+    return ' '.join(str(text).split())
+
+
+if __name__ == '__main__':
+    main()
