@@ -7,6 +7,7 @@
 import argparse
 import configparser
 import logging
+import os
 import sys
 import time
 
@@ -128,9 +129,10 @@ def _configure(options):
         # No traceback beside the line that says what went wrong
         logging.basicConfig(handlers=[logging.NullHandler()])
     try:
-        for path in config.update_etc(options.configfile):
-            # Trytond goes on without those that it can not read
-            open(path).close()
+        # Trytond means to go on without those that it can not read
+        for path in options.configfile:
+            open(os.path.expanduser(path)).close()
+        config.update_etc(options.configfile)
     except (configparser.Error, OSError, UnicodeDecodeError) as error:
         sys.exit(f"the configuration can not be read: {_line(error)}")
     try:
