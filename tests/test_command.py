@@ -665,3 +665,9 @@ class FrontDoorTestCase(unittest.TestCase):
                 (DB_NAME, 'there is no user with the login "nobody"')]:
             self.assertFails(
                 message, '-d', database, *args, TRYTOND_DATABASE_URI=uri)
+        code, output, error = self.run_command(
+            '-d', DB_NAME, *args,
+            TRYTOND_DATABASE_URI='postgresql://127.0.0.1:1')
+        self.assertEqual((code, output), (1, ''))
+        self.assertRegex(
+            error, '^the database server can not be reached: .*\n$')
