@@ -631,6 +631,13 @@ class FrontDoorTestCase(unittest.TestCase):
             message, '-c', self.config, *args,
             TRYTOND_AUTHENTICATION_TOTP__PERIOD='7')
 
+    def test_verbose(self):
+        "Test that the log is shown to who asks for it"
+        code, output, error = self.run_command(
+            '-vv', '-c', self.config, '-d', 'full', 'status', 'alice')
+        self.assertEqual((code, output), (0, 'alice: off\n'))
+        self.assertIn(f'using {self.config} as configuration files', error)
+
     def test_told(self):
         "Test that the e-mail is sent before the process ends"
         inbox = Inbox()
