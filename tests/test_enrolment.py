@@ -366,6 +366,7 @@ class EnrolmentTestCase(TOTPTestCase):
             self.assertFalse(user.totp_enabled)
             self.assertIsNone(user.totp_since)
             self.assertEqual(user.totp_recovery_codes, 0)
+            self.assertEqual(user.totp_failures, 0)
             self.assertEqual(user.sessions, 0)
             self.assertEqual(
                 pool.get('res.user.device').search(

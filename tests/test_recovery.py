@@ -249,6 +249,14 @@ class RecoveryTestCase(TOTPTestCase):
         self.assertIsNone(
             self.answer(login, right_code(shown['secret'], self.now)))
 
+    def test_new_key(self):
+        "Test that a new key takes the recovery codes away"
+        login, user_id, codes = self.enrol()
+        with self.transaction():
+            Pool().get('res.user')(user_id).set_totp_key(KEY)
+        self.assertEqual(self.left(user_id), 0)
+        self.assertEqual(self.answer(login, codes[0]), WRONG_RECOVERY)
+
     def test_few(self):
         "Test that the user is told of each use, and when few are left"
         login, user_id, codes = self.enrol()
