@@ -22,11 +22,7 @@ class GuessingTestCase(TOTPTestCase):
     def setUp(self):
         super().setUp()
         # What is tested here is apart from the limit of core
-        self.set_config('session', 'max_attempt', '10000')
-        # Core sleeps ever longer
-        patcher = patch('trytond.res.user.random')
-        patcher.start()
-        self.addCleanup(patcher.stop)
+        self.lift_core_limit()
 
     def answer(self, login, code, password=PASSWORD, device_cookie=None):
         "What one request is told, None if it gets in"

@@ -2,8 +2,10 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
+from unittest.mock import patch
+
 from trytond import security
-from trytond.exceptions import RateLimitException
+from trytond.exceptions import LoginException, RateLimitException
 from trytond.pool import Pool
 from trytond.tests.test_tryton import DB_NAME
 
@@ -351,6 +353,53 @@ class LoginTestCase(TOTPTestCase):
                         user, device_cookie=device_cookie,
                         password=[PASSWORD]),
                     None, 'password', 'totp_code')
+
+    def test_ip_address(self):
+        "Test password+totp?device_cookie:ip_address"
+        self.set_config(
+            'session', 'authentications',
+            'password+totp?device_cookie:ip_address')
+        self.set_config(
+            'session', 'authentication_ip_network', '192.0.2.0/24')
+        login, user_id = self.user(KEY)
+        for address, known in [('192.0.2.7', True), ('198.51.100.7', False)]:
+            with self.subTest(address=address):
+                context = {'_request': {'remote_addr': address}}
+                parameters = {'password': PASSWORD}
+                if known:
+                    self.assertEqual(
+                        security.login(
+                            DB_NAME, login, parameters, cache=False,
+                            context=context), user_id)
+                else:
+                    with self.assertRaises(LoginException) as question:
+                        security.login(
+                            DB_NAME, login, parameters, cache=False,
+                            context=context)
+                    self.assertEqual(question.exception.name, 'totp_code')
+
+    def test_ldap_totp(self):
+        "Test ldap+totp, where users have no password here"
+        self.set_config('session', 'authentications', 'ldap+totp')
+        login, user_id = self.user(KEY)
+        with self.transaction():
+            User = Pool().get('res.user')
+            User.write([User(user_id)], {'password': None})
+
+        def login_ldap(login, parameters):
+            if parameters.get('password') == 'of the directory':
+                return user_id
+        parameters = {'password': 'of the directory'}
+        with patch.object(User, '_login_ldap', login_ldap, create=True):
+            with self.assertRaises(LoginException):
+                security.login(DB_NAME, login, parameters, cache=False)
+            parameters['totp_code'] = self.code()
+            self.assertIsNone(security.login(
+                    DB_NAME, login, {**parameters, 'password': 'x'},
+                    cache=False))
+            self.assertEqual(
+                security.login(DB_NAME, login, parameters, cache=False),
+                user_id)
 
     def test_called_alone(self):
         "Test that the method alone accepts a code once as well"

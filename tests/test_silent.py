@@ -34,10 +34,7 @@ class SilentTestCase(TOTPTestCase):
 
     def setUp(self):
         super().setUp()
-        self.set_config('session', 'max_attempt', '10000')
-        patcher = patch('trytond.res.user.random')
-        patcher.start()
-        self.addCleanup(patcher.stop)
+        self.lift_core_limit()
         self.rpc = RPC()
 
     def log_in(self, login, **parameters):

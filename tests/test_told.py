@@ -42,10 +42,7 @@ class ToldTestCase(TOTPTestCase):
 
     def setUp(self):
         super().setUp()
-        self.set_config('session', 'max_attempt', '10000')
-        patcher = patch('trytond.res.user.random')
-        patcher.start()
-        self.addCleanup(patcher.stop)
+        self.lift_core_limit()
         self.inbox = Inbox()
         self.server = Controller(self.inbox, '127.0.0.1', self.free_port())
         self.server.start()

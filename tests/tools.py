@@ -156,6 +156,13 @@ class TOTPTestCase(TestCase):
     def set_config(self, section, option, value):
         self.addCleanup(set_config(section, option, value))
 
+    def lift_core_limit(self):
+        "Let the attempts that core counts neither refuse nor sleep"
+        self.set_config('session', 'max_attempt', str(10**6))
+        patcher = patch('trytond.res.user.random')
+        patcher.start()
+        self.addCleanup(patcher.stop)
+
     def set_totp(self, option, value):
         self.set_config('authentication_totp', option, value)
 
