@@ -1307,7 +1307,7 @@ class UserTOTPEvent(ModelSQL, ModelView):
         time = _timestamp(totp.now()).replace(microsecond=0)
         # The client may have put into it what delays or misleads the e-mail
         with transaction.reset_context():
-            to_tell = cls._to_tell(users, kind, time) if tell else []
+            to_tell = cls._to_tell(users, kind, time) if tell else set()
             events = cls.create([{
                         'user': user.id,
                         'time': time,
@@ -1322,7 +1322,7 @@ class UserTOTPEvent(ModelSQL, ModelView):
     @classmethod
     def _to_tell(cls, users, kind, time):
         if kind == 'resealed':
-            return []
+            return set()
         told = {e.user for e in cls.search([
                     ('user', 'in', [u.id for u in users]),
                     ('kind', '=', kind),
@@ -1331,12 +1331,12 @@ class UserTOTPEvent(ModelSQL, ModelView):
                     ('time', '<=', time),
                     ('told', '=', True),
                     ])}
-        to_tell = []
+        to_tell = set()
         for user in users:
             if not user.email:
                 logger.info("no address to tell user %s of TOTP", user.id)
             elif user not in told:
-                to_tell.append(user)
+                to_tell.add(user)
         return to_tell
 
     @classmethod
