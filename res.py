@@ -361,10 +361,10 @@ class User(metaclass=PoolMeta):
         with _sane_language():
             user_id = super().get_login(
                 login, {**parameters, _ACCEPTED: accepted})
-        # The client sends the code again with the answers to the methods that
-        # follow, so it is consumed only once they all have passed
-        if user_id in accepted:
-            accepted[user_id]()
+            # The client sends the code again with the answers to the methods
+            # that follow, so it is consumed only once they all have passed
+            if user_id in accepted:
+                accepted[user_id]()
         return user_id
 
     @classmethod
