@@ -117,6 +117,24 @@ class DriftTestCase(TOTPTestCase):
                 self.assertLessEqual(abs(self.drift(user_id)), 10)
             self.assertEqual(self.drift(user_id), 10 * direction)
 
+    def test_one_step(self):
+        "Test that a login moves it by a step, whatever the tolerance"
+        self.set_totp('tolerance', '5')
+        login, user_id = self.user(KEY)
+        drifts = []
+        for steps in [5, 5, 5, -2, -2, -2]:
+            self.now += 3600
+            self.assertIsNone(self.answer(login, steps))
+            drifts.append(self.drift(user_id))
+        self.assertEqual(drifts, [1, 2, 3, 2, 1, 0])
+
+    def test_late(self):
+        "Test that the code after the last one does not get in late"
+        login, user_id = self.user(KEY)
+        self.assertIsNone(self.answer(login, 0))
+        self.now += 5 * 30
+        self.assertEqual(self.answer(login, -4), WRONG)
+
     def test_last_used(self):
         "Test that administrators see when a code was last accepted"
         login, user_id = self.user(KEY)
