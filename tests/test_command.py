@@ -68,8 +68,6 @@ class CommandTestCase(TOTPTestCase):
 
     def setUp(self):
         super().setUp()
-        self.folder = tempfile.TemporaryDirectory()
-        self.addCleanup(self.folder.cleanup)
         self.key1, self.key2, self.key3 = [
             Fernet.generate_key().decode() for _ in range(3)]
         # Other tests have left secrets
@@ -78,13 +76,6 @@ class CommandTestCase(TOTPTestCase):
             transaction.connection.cursor().execute(*table.update(
                     [table.totp_secret, table.totp_pending_secret],
                     [None, None]))
-
-    def set_keys(self, *keys):
-        # A process reads a file once
-        handle, path = tempfile.mkstemp(dir=self.folder.name)
-        with open(handle, 'w') as file:
-            file.write('\n'.join(keys))
-        self.set_totp('encryption_keys', path)
 
     def main(self, *args, stderr=None):
         "Return exit code, standard output and error"

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from unittest.mock import patch
 
 from cryptography.fernet import Fernet
@@ -29,20 +28,8 @@ class SealingTestCase(TOTPTestCase):
 
     def setUp(self):
         super().setUp()
-        self.folder = tempfile.TemporaryDirectory()
-        self.addCleanup(self.folder.cleanup)
         self.key1, self.key2 = [
             Fernet.generate_key().decode() for _ in range(2)]
-
-    def file(self, *keys):
-        # A server reads a file once
-        handle, path = tempfile.mkstemp(dir=self.folder.name)
-        with open(handle, 'w') as file:
-            file.write('\n'.join(keys) + '\n')
-        return path
-
-    def set_keys(self, *keys):
-        self.set_totp('encryption_keys', self.file(*keys) if keys else '')
 
     def log_in(self, login, code):
         return self.dialogue(login, password=[PASSWORD], totp_code=[code])
@@ -190,7 +177,7 @@ class SealingTestCase(TOTPTestCase):
             self.set_keys(*keys)
             for login, user_id in users:
                 self.assertEqual(self.log_in(login, self.code())[0], user_id)
-            first, = totp._keys(self.file(keys[0]))
+            first, = totp._keys(self.key_file(keys[0]))
             stored = [self.stored_secret(id_) for _, id_ in users]
             for (_, user_id), text in zip(users, stored, strict=True):
                 values = json.loads(first.decrypt(text))
@@ -266,7 +253,7 @@ class SealingTestCase(TOTPTestCase):
 
     def test_start(self):
         "Test what the start-up says about the file of keys"
-        path = self.file(self.key1, '', self.key2)
+        path = self.key_file(self.key1, '', self.key2)
         self.assertEqual(self.start(path), (0, ''))
         os.chmod(path, 0o644)
         code, error = self.start(path)
@@ -279,9 +266,9 @@ class SealingTestCase(TOTPTestCase):
             error, "[authentication_totp] encryption_keys is not set: "
             "the secrets are stored in clear in the database\n")
         for path in [
-                os.path.join(self.folder.name, 'missing'), self.file(),
-                self.file(self.key1[:-2]), self.file(self.key1, 'x'),
-                self.file('\u00e9')]:
+                self.key_file() + '.missing', self.key_file(),
+                self.key_file(self.key1[:-2]), self.key_file(self.key1, 'x'),
+                self.key_file('\u00e9')]:
             with self.subTest(path=path):
                 code, error = self.start(path)
                 self.assertEqual(code, 1)

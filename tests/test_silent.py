@@ -80,19 +80,18 @@ class SilentTestCase(TOTPTestCase):
 
     def test_time(self):
         "Test that the time does not tell who exists and who has TOTP"
-        with patch.object(
-                totp, '_keys', return_value=(Fernet(Fernet.generate_key()),)):
-            with_totp, user_id = self.user(KEY)
-            without, _ = self.user()
+        self.set_keys(Fernet.generate_key().decode())
+        with_totp, user_id = self.user(KEY)
+        without, _ = self.user()
 
-            def reset():
-                with self.transaction():
-                    Pool().get('res.user.totp_counter').unlock([user_id])
-            self.assertSameTime({
-                    'unknown': without[:-1] + '9',
-                    'without': without,
-                    'with': with_totp,
-                    }, reset)
+        def reset():
+            with self.transaction():
+                Pool().get('res.user.totp_counter').unlock([user_id])
+        self.assertSameTime({
+                'unknown': without[:-1] + '9',
+                'without': without,
+                'with': with_totp,
+                }, reset)
 
     def test_time_waiting(self):
         "Test that the time does not tell who has to wait"

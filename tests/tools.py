@@ -3,6 +3,8 @@
 # terms.
 
 import json
+import os
+import tempfile
 from base64 import b64encode
 from contextlib import contextmanager
 from unittest.mock import patch
@@ -155,6 +157,17 @@ class TOTPTestCase(TestCase):
 
     def set_config(self, section, option, value):
         self.addCleanup(set_config(section, option, value))
+
+    def key_file(self, *keys):
+        "Write the keys into a file of its own, as a server reads one once"
+        handle, path = tempfile.mkstemp()
+        self.addCleanup(os.unlink, path)
+        with open(handle, 'w') as file:
+            file.write('\n'.join(keys) + '\n')
+        return path
+
+    def set_keys(self, *keys):
+        self.set_totp('encryption_keys', self.key_file(*keys) if keys else '')
 
     def lift_core_limit(self):
         "Let the attempts that core counts neither refuse nor sleep"
