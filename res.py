@@ -311,13 +311,9 @@ class User(metaclass=PoolMeta):
         Event.record([self], 'removed')
 
     @classmethod
-    @without_check_access
     def _clear_totp(cls, users):
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
-        Device = pool.get('res.user.device')
-        RecoveryCode = pool.get('res.user.totp_recovery_code')
-        Session = pool.get('ir.session')
         ids = [u.id for u in users]
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
@@ -326,10 +322,21 @@ class User(metaclass=PoolMeta):
                     table.totp_pending_secret, table.totp_pending_expire],
                 [Null, Null, Null, Null],
                 where=fields.SQL_OPERATORS['in'](table.id, ids)))
-        cls.on_modification('write', users, {'totp_secret'})
         Counter.unlock(ids)
-        RecoveryCode.clear(ids)
-        Session.clear(users)
+        cls._end_with_totp_secret(users)
+
+    @classmethod
+    @without_check_access
+    def _end_with_totp_secret(cls, users, sessions=True):
+        "End what the users had by the secret that was in force until now"
+        pool = Pool()
+        Device = pool.get('res.user.device')
+        RecoveryCode = pool.get('res.user.totp_recovery_code')
+        Session = pool.get('ir.session')
+        cls.on_modification('write', users, {'totp_secret'})
+        RecoveryCode.clear([u.id for u in users])
+        if sessions:
+            Session.clear(users)
         Device.clear([u.login for u in users])
 
     @classmethod
@@ -417,8 +424,8 @@ class User(metaclass=PoolMeta):
             return
         message = 'msg_totp_setup'
         try:
-            secret = totp.Secret.load(self._get_totp_pending(), self.id)
-        except (TOTPSetupError, ValueError):
+            _, secret = self._get_totp_pending()
+        except TOTPSetupError:
             secret = self.start_totp_setup()
             message = 'msg_totp_setup_new'
         else:
@@ -581,8 +588,8 @@ class User(metaclass=PoolMeta):
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
 
-        pending = self._get_totp_pending()
-        counter = Counter.match(totp.Secret.load(pending, self.id), code)
+        pending, secret = self._get_totp_pending()
+        counter = Counter.match(secret, code)
         if self.totp_enabled:
             try:
                 self._consume_totp_code(current_code)
@@ -629,11 +636,14 @@ class User(metaclass=PoolMeta):
                 where=(table.id == self.id)
                 & (table.totp_pending_secret != Null)
                 & (table.totp_pending_expire > now)))
-        row = cursor.fetchone()
-        if not row:
-            raise TOTPSetupError(
-                gettext('authentication_totp.msg_totp_setup_expired'))
-        return row[0]
+        for stored, in cursor:
+            try:
+                return stored, totp.Secret.load(stored, self.id)
+            except ValueError:
+                logger.error(
+                    "unreadable waiting TOTP secret of user %s", self.id)
+        raise TOTPSetupError(
+            gettext('authentication_totp.msg_totp_setup_expired'))
 
     @classmethod
     def totp_owners(cls):
@@ -699,10 +709,7 @@ class User(metaclass=PoolMeta):
 
     def _put_totp_secret(self, secret, pending=None):
         pool = Pool()
-        Device = pool.get('res.user.device')
         Event = pool.get('res.user.totp_event')
-        Session = pool.get('ir.session')
-        RecoveryCode = pool.get('res.user.totp_recovery_code')
         cls = self.__class__
         replaces = self.totp_enabled
         table = cls.__table__()
@@ -721,12 +728,7 @@ class User(metaclass=PoolMeta):
         if not cursor.rowcount:
             raise TOTPSetupError(
                 gettext('authentication_totp.msg_totp_setup_expired'))
-        cls.on_modification('write', [self], {'totp_secret'})
-        RecoveryCode.clear([self.id])
-        with without_check_access():
-            if replaces:
-                Session.clear([self])
-            Device.clear([self.login])
+        cls._end_with_totp_secret([self], sessions=replaces)
         Event.record([self], 'replaced' if replaces else 'set_up')
 
 

@@ -69,15 +69,27 @@ class SetupTOTPDone(ModelView):
             })
 
 
-class RecoveryCodesMixin:
-    "Show recovery codes, once"
-    recovery_codes = ()
+class OwnTOTPMixin:
+    "What users do to their own TOTP"
 
     @property
     def user(self):
         pool = Pool()
         User = pool.get('res.user')
         return User(Transaction().user)
+
+    def _save(self):
+        # The clients send back all they were shown, keys and recovery codes
+        # too, and the session would keep it in the database
+        for name, state in self.states.items():
+            if isinstance(state, StateView):
+                setattr(self, name, getattr(self, name).__class__())
+        super()._save()
+
+
+class RecoveryCodesMixin(OwnTOTPMixin):
+    "Show recovery codes, once"
+    recovery_codes = ()
 
     def default_done(self, fields):
         if not self.recovery_codes:
@@ -93,14 +105,6 @@ class RecoveryCodesMixin:
             'recovery_codes_name': slugify(
                 f'{user.totp_issuer} {user.totp_account}') + '.txt',
             }
-
-    def _save(self):
-        # The clients send back all they were shown, keys and recovery codes
-        # too, and the session would keep it in the database
-        for name, state in self.states.items():
-            if isinstance(state, StateView):
-                setattr(self, name, getattr(self, name).__class__())
-        super()._save()
 
 
 class SetupTOTP(RecoveryCodesMixin, Wizard):
@@ -186,7 +190,7 @@ class RemoveTOTPStart(ModelView):
         help="The code that your authenticator shows, or a recovery code.")
 
 
-class RemoveTOTP(Wizard):
+class RemoveTOTP(OwnTOTPMixin, Wizard):
     "Turn the TOTP off of the user who runs it"
     __name__ = 'res.user.remove_totp'
 
@@ -199,14 +203,8 @@ class RemoveTOTP(Wizard):
     remove = StateTransition()
 
     def transition_remove(self):
-        pool = Pool()
-        User = pool.get('res.user')
-        User(Transaction().user).remove_totp(self.start.code)
+        self.user.remove_totp(self.start.code)
         return 'end'
-
-    def _save(self):
-        self.start = self.start.__class__()
-        super()._save()
 
 
 class ResetTOTPStart(ModelView):

@@ -127,13 +127,6 @@ class CommandTestCase(TOTPTestCase):
                 where=table.id == user_id))
         return [secret for secret in row if secret]
 
-    def put(self, user_id, stored):
-        with self.transaction() as transaction:
-            table = Pool().get('res.user').__table__()
-            transaction.connection.cursor().execute(*table.update(
-                    [table.totp_secret], [stored],
-                    where=table.id == user_id))
-
     def assertSealed(self, user_id, key, count=1):
         stored = self.stored(user_id)
         self.assertEqual(len(stored), count)
@@ -309,7 +302,7 @@ class CommandTestCase(TOTPTestCase):
         self.set_keys(self.key2, self.key3)
         copied, copied_id = self.user(KEY)
         # The first key opens it, but not for its owner
-        self.put(copied_id, totp.Secret.from_key(KEY).dump(good_id))
+        self.put_secret(copied_id, totp.Secret.from_key(KEY).dump(good_id))
         bad = [lost_id, waiting_id, copied_id]
         before = [self.stored(id_) for id_ in bad]
         code, output, error = self.main('reseal')

@@ -18,7 +18,7 @@ from trytond.modules.authentication_totp import totp
 from trytond.pool import Pool
 
 from .tools import (
-    KEY, OTHER_KEY, PASSWORD, RPC, WRONG, TOTPTestCase, right_code)
+    KEY, OTHER_KEY, PASSWORD, RPC, WRONG, Refused, TOTPTestCase, right_code)
 
 START = 'from trytond.pool import Pool; Pool.start()'
 
@@ -33,13 +33,6 @@ class SealingTestCase(TOTPTestCase):
 
     def log_in(self, login, code):
         return self.dialogue(login, password=[PASSWORD], totp_code=[code])
-
-    def put(self, user_id, stored):
-        with self.transaction() as transaction:
-            table = Pool().get('res.user').__table__()
-            transaction.connection.cursor().execute(*table.update(
-                    [table.totp_secret], [stored],
-                    where=table.id == user_id))
 
     def assertFailsClosed(self, login, code=None):
         self.forget_attempts()
@@ -117,7 +110,7 @@ class SealingTestCase(TOTPTestCase):
                 self.set_keys(*keys)
                 login, user_id = self.user(KEY)
                 other, other_id = self.user(OTHER_KEY)
-                self.put(other_id, self.stored_secret(user_id))
+                self.put_secret(other_id, self.stored_secret(user_id))
                 self.assertFailsClosed(other)
                 self.assertEqual(self.log_in(login, self.code())[0], user_id)
 
@@ -136,11 +129,12 @@ class SealingTestCase(TOTPTestCase):
         for i in [0, 1, 10, 60, len(stored) // 2, len(stored) - 5]:
             with self.subTest(i=i):
                 character = 'B' if stored[i] == 'A' else 'A'
-                self.put(user_id, stored[:i] + character + stored[i + 1:])
+                self.put_secret(
+                    user_id, stored[:i] + character + stored[i + 1:])
                 self.assertFailsClosed(login)
                 with self.transaction():
                     Pool().get('res.user')(user_id).unlock_totp()
-        self.put(user_id, stored)
+        self.put_secret(user_id, stored)
         self.assertEqual(self.log_in(login, self.code())[0], user_id)
 
     def test_changed_clear(self):
@@ -210,6 +204,24 @@ class SealingTestCase(TOTPTestCase):
             self.log_in(
                 login, right_code(shown['secret'], self.now))[0], user_id)
         self.assertFalse(totp.is_stale(self.stored_secret(user_id)))
+
+    def test_waiting_no_matching_key(self):
+        "Test that a waiting secret whose key is not there has to be renewed"
+        self.set_keys(self.key1)
+        self.set_config('session', 'authentications', 'password')
+        login, user_id = self.user()
+        rpc = RPC()
+        rpc.login(login, password=PASSWORD)
+        session_id, shown = rpc.start_setup()
+        self.set_keys(self.key2)
+        with self.assertLogs('trytond.modules.authentication_totp'):
+            with self.assertRaises(Refused) as context:
+                rpc.confirm_setup(
+                    session_id, shown,
+                    code=right_code(shown['secret'], self.now))
+        error, (message, *_) = context.exception.args
+        self.assertEqual(error, 'UserError')
+        self.assertIn("The new key is no longer valid.", message)
 
     @given(
         st.binary(min_size=16, max_size=128),

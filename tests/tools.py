@@ -221,6 +221,14 @@ class TOTPTestCase(TestCase):
             table.select(table.totp_secret, where=table.id == user_id))
         return secret
 
+    def put_secret(self, user_id, stored):
+        "Store it as the secret in force"
+        with self.transaction() as transaction:
+            table = Pool().get('res.user').__table__()
+            transaction.connection.cursor().execute(*table.update(
+                    [table.totp_secret], [stored],
+                    where=table.id == user_id))
+
     def counters(self, user_id):
         "The counters of all the rows of the user with a code accepted"
         with self.transaction():
