@@ -71,14 +71,17 @@ class User(metaclass=PoolMeta):
 
     # Lazy because a client that reads all eager fields would be refused
     totp_secret = fields.Char(
-        "TOTP Secret", readonly=True, strip=False, loading='lazy')
+        "TOTP Secret", readonly=True, strip=False, loading='lazy',
+        help="The key that the authenticator has too. Nobody can read it.")
     totp_generation = fields.Integer(
         "TOTP Generation", readonly=True,
         help="How many secrets were in force, the one of now included.")
     totp_pending_secret = fields.Char(
-        "TOTP Pending Secret", readonly=True, strip=False, loading='lazy')
+        "TOTP Pending Secret", readonly=True, strip=False, loading='lazy',
+        help="A new key that no code has confirmed yet.")
     totp_pending_expire = fields.Timestamp(
-        "TOTP Pending Expire", readonly=True)
+        "TOTP Pending Expire", readonly=True,
+        help="Until when the new key can be confirmed.")
     totp_since = fields.DateTime(
         "TOTP Since", readonly=True,
         states={
@@ -92,7 +95,7 @@ class User(metaclass=PoolMeta):
         'get_totp_enabled', searcher='search_totp_enabled')
     totp_required = fields.Boolean(
         "TOTP Required",
-        help="Check to let the user not log in without TOTP.")
+        help="Check to stop the user from logging in without TOTP.")
     totp_mandatory = fields.Function(
         fields.Boolean(
             "TOTP Mandatory",
@@ -737,8 +740,8 @@ class Group(metaclass=PoolMeta):
 
     totp_required = fields.Boolean(
         "TOTP Required",
-        help="Check to let no member of the group or of its subgroups "
-        "log in without TOTP.")
+        help="Check to stop the members of the group and of its subgroups "
+        "from logging in without TOTP.")
 
 
 def _sane_language():
@@ -787,6 +790,7 @@ class UserTOTPCounter(ModelSQL):
     while the others do not.
     """
     __name__ = 'res.user.totp_counter'
+    __string__ = "TOTP Counter"
 
     user = fields.Integer("User", required=True)
     generation = fields.Integer("Generation", required=True)
@@ -1154,6 +1158,7 @@ class UserTOTPCounter(ModelSQL):
 class UserTOTPRecoveryCode(ModelSQL):
     "A recovery code that was not used yet"
     __name__ = 'res.user.totp_recovery_code'
+    __string__ = "TOTP Recovery Code"
 
     user = fields.Integer("User", required=True)
     hash = fields.Char("Hash", required=True, strip=False)
@@ -1249,11 +1254,13 @@ class UserTOTPRecoveryCode(ModelSQL):
 class UserTOTPEvent(ModelSQL, ModelView):
     "What happened to a user's TOTP"
     __name__ = 'res.user.totp_event'
+    __string__ = "TOTP Event"
 
     user = fields.Many2One(
         'res.user', "User", required=True, readonly=True,
         help="Whose TOTP it happened to.")
-    time = fields.DateTime("Time", required=True, readonly=True)
+    time = fields.DateTime(
+        "Time", required=True, readonly=True, help="When it happened.")
     kind = fields.Selection([
             ('invited', "Please set up TOTP"),
             ('set_up', "TOTP was set up"),
@@ -1267,7 +1274,8 @@ class UserTOTPEvent(ModelSQL, ModelView):
             ('locked', "TOTP was locked"),
             ('unlocked', "TOTP was unlocked"),
             ('resealed', "The TOTP key was sealed anew"),
-            ], "Event", required=True, readonly=True, sort=False)
+            ], "Event", required=True, readonly=True, sort=False,
+        help="What happened.")
     kind_string = kind.translated('kind')
     actor = fields.Many2One(
         'res.user', "Actor", readonly=True,

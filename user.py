@@ -20,16 +20,28 @@ except ImportError:
 
 class SetupTOTPStart(ModelView):
     __name__ = 'res.user.setup_totp.start'
+    __string__ = "Set up TOTP"
 
-    account = fields.Char("Account", readonly=True)
-    issuer = fields.Char("Issuer", readonly=True)
+    account = fields.Char(
+        "Account", readonly=True,
+        help="The name of the account in your authenticator.")
+    issuer = fields.Char(
+        "Issuer", readonly=True,
+        help="The name of the service in your authenticator.")
     secret_qr_code = fields.Binary(
         "QR Code", readonly=True,
         states={
             'invisible': ~Eval('secret_qr_code'),
-            })
-    secret = fields.Char("Key", readonly=True)
-    secret_uri = fields.Char("URI", readonly=True)
+            },
+        help="Scan it with the authenticator on your phone.")
+    secret = fields.Char(
+        "Key", readonly=True,
+        help="Type it into the authenticator if you can not scan the QR code. "
+        "Spaces do not matter.")
+    secret_uri = fields.Char(
+        "URI", readonly=True,
+        help="What the QR code says. Paste it into an authenticator that "
+        "takes no picture.")
     replaces = fields.Boolean(
         "Replaces", readonly=True,
         states={
@@ -50,6 +62,7 @@ class SetupTOTPStart(ModelView):
 
 class SetupTOTPDone(ModelView):
     __name__ = 'res.user.setup_totp.done'
+    __string__ = "Recovery Codes"
 
     recovery_codes = fields.Text(
         "Recovery Codes", readonly=True,
@@ -61,7 +74,8 @@ class SetupTOTPDone(ModelView):
         "File", filename='recovery_codes_name', readonly=True,
         states={
             'invisible': ~Eval('recovery_codes'),
-            })
+            },
+        help="The same codes as a text file, to save or to print.")
     recovery_codes_name = fields.Char(
         "File Name", readonly=True,
         states={
@@ -153,6 +167,7 @@ class SetupTOTP(RecoveryCodesMixin, Wizard):
 
 class NewTOTPRecoveryCodesStart(ModelView):
     __name__ = 'res.user.new_totp_recovery_codes.start'
+    __string__ = "New Recovery Codes"
 
     code = fields.Char(
         "Code", required=True, strip=False,
@@ -167,7 +182,7 @@ class NewTOTPRecoveryCodes(RecoveryCodesMixin, Wizard):
         'res.user.new_totp_recovery_codes.start',
         'authentication_totp.new_totp_recovery_codes_start_view_form', [
             Button("Cancel", 'end', 'tryton-cancel'),
-            Button("Make New Ones", 'confirm', 'tryton-ok', default=True),
+            Button("Make New Codes", 'confirm', 'tryton-ok', default=True),
             ])
     confirm = StateTransition()
     done = StateView(
@@ -184,6 +199,7 @@ class NewTOTPRecoveryCodes(RecoveryCodesMixin, Wizard):
 
 class RemoveTOTPStart(ModelView):
     __name__ = 'res.user.remove_totp.start'
+    __string__ = "Turn off TOTP"
 
     code = fields.Char(
         "Code", required=True, strip=False,
@@ -209,8 +225,11 @@ class RemoveTOTP(OwnTOTPMixin, Wizard):
 
 class ResetTOTPStart(ModelView):
     __name__ = 'res.user.reset_totp.start'
+    __string__ = "Reset TOTP"
 
-    users = fields.Many2Many('res.user', None, None, "Users", readonly=True)
+    users = fields.Many2Many(
+        'res.user', None, None, "Users", readonly=True,
+        help="Those whose TOTP is reset.")
 
 
 class SelectedUsersMixin:
@@ -256,6 +275,7 @@ class ResetTOTP(SelectedUsersMixin, Wizard):
 
 class InviteTOTPStart(ModelView):
     __name__ = 'res.user.invite_totp.start'
+    __string__ = "Invite to Set up TOTP"
 
     users = fields.Many2Many(
         'res.user', None, None, "Users", readonly=True,

@@ -273,7 +273,7 @@ class RecoveryTestCase(TOTPTestCase):
             [len(n) for n in notifications], [0, 0, 0, 0, 0, 0, 1, 2])
         self.assertEqual(
             notifications[-1][0],
-            'You have 2 recovery codes left. '
+            'Recovery codes left: 2. '
             'Make new ones: "New Recovery Codes" in the menu.')
         self.assertEqual(
             self.events(user_id), ['set_up'] + ['recovered'] * 8)

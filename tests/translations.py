@@ -1,0 +1,75 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"""Write the files of translations anew, as the wizards of Tryton do that set,
+clean, update and export them
+
+Arguments are the codes of languages to begin. What is new or has changed is
+empty or fuzzy in the files then.
+"""
+
+import sys
+from pathlib import Path
+
+import polib
+
+from trytond.pool import Pool
+from trytond.tests.test_tryton import DB_NAME, activate_module
+from trytond.transaction import Transaction
+
+MODULE = 'authentication_totp'
+FOLDER = Path(__file__).parent.parent / 'locale'
+
+
+def languages():
+    "Return the codes of the languages that there are files of."
+    return sorted(path.stem for path in FOLDER.glob('*.po'))
+
+
+def load(codes):
+    "Load the translations of the languages into the database of the tests."
+    activate_module(MODULE)
+    with Transaction().start(DB_NAME, 0):
+        Lang = Pool().get('ir.lang')
+        Lang.write(
+            Lang.search([('code', 'in', codes)]), {'translatable': True})
+    Pool(DB_NAME).init(update=['ir', 'res', MODULE], lang=['en', *codes])
+
+
+def export(codes):
+    "Yield each code with the file of polib that it should have."
+    with Transaction().start(DB_NAME, 0):
+        pool = Pool()
+        Lang = pool.get('ir.lang')
+        Translation = pool.get('ir.translation')
+        _run('set', 'transition_set_')
+        _run('clean', 'transition_clean')
+        for code in codes:
+            language, = Lang.search([('code', '=', code)])
+            _run('update', 'do_update', {}, language=language)
+            content = Translation.translation_export(code, MODULE)
+            yield code, polib.pofile(content.decode())
+
+
+def _run(name, method, *args, **values):
+    Wizard = Pool().get(f'ir.translation.{name}', type='wizard')
+    session_id, _, _ = Wizard.create()
+    wizard = Wizard(session_id)
+    for field, value in values.items():
+        setattr(wizard.start, field, value)
+    getattr(wizard, method)(*args)
+
+
+if __name__ == '__main__':
+    codes = sorted({*languages(), *sys.argv[1:]})
+    load(codes)
+    for code, content in export(codes):
+        path = FOLDER / f'{code}.po'
+        # An export knows nothing of the remarks at the top
+        content.header = (
+            polib.pofile(str(path)).header if path.exists()
+            else "Not proofread by a native speaker.")
+        content.save(path)
+        print(
+            f"{code}: {len(content.untranslated_entries())} empty, "
+            f"{len(content.fuzzy_entries())} fuzzy")
