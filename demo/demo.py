@@ -4,6 +4,7 @@
 "Build a Tryton with the module and serve it, with the standard library only"
 
 import argparse
+import base64
 import os
 import secrets
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SERIES = '8.0'
 DATABASE = 'demo'
+LOGINS = ['admin', 'alice', 'bob']
 CONFIG = """\
 [web]
 listen = localhost:{port}
@@ -27,16 +29,27 @@ root = {root}
 uri = sqlite://
 path = {path}
 
+[email]
+uri = smtp://localhost:{mail_port}
+from = tryton@example.com
+
 [session]
 # Who has no secret yet skips the code
 authentications = password+totp?no_totp_secret
+
+[authentication_totp]
+encryption_keys = {path}/totp.keys
 """
 SCREEN = """
 Tryton is on http://localhost:{port}
 
     login    password
-    alice    {alice}    an ordinary user
+    alice    {alice}    a user without TOTP
+    bob      {bob}    a user with TOTP, whose key is
+                             {key}
     admin    {admin}    the administrator
+
+E-mails to them are written to {mails}
 
 What to do next:
   1. Open the address and log in as alice. "Set up TOTP" opens by itself, as
@@ -44,10 +57,13 @@ What to do next:
      phone and enter the code that it shows. Keep a recovery code.
   2. Log out (at the top right) and log in again, now with a code.
   3. Try the same code a second time, a wrong one, and the recovery code.
-  4. Log in as admin, and cancel the module configuration that opens.
+  4. Log in as bob with a desktop authenticator, or with the code that
+     oathtool --totp --base32 {key}
+     prints.
+  5. Log in as admin, and cancel the module configuration that opens.
      Administration > Users > Users lists who is without TOTP, and the actions
      of a user have "Reset TOTP". Administration > Users > TOTP Events says
-     what happened so far.
+     what happened so far, and the e-mails said it to the users.
 
 In this demo who has not set TOTP up gets in by the password alone. On a server
 where everybody has, trytond.conf says
@@ -102,7 +118,8 @@ def build_tools(folder, *packages):
 
     venv = folder / 'venv'
     packages = [
-        f'trytond == {SERIES}.*', '--editable', f'{ROOT}[qrcode]', *packages]
+        f'trytond == {SERIES}.*', '--editable', f'{ROOT}[qrcode]',
+        'aiosmtpd', *packages]
     # A virtual environment can not be moved
     build(venv, '\n'.join([
                 sys.version, str(venv), (ROOT / 'setup.py').read_text(),
@@ -120,6 +137,11 @@ def find_npm(venv):
     return npm
 
 
+def free_port():
+    with socket.create_server(('localhost', 0)) as server:
+        return server.getsockname()[1]
+
+
 def answers(port):
     try:
         socket.create_connection(('localhost', port)).close()
@@ -129,7 +151,7 @@ def answers(port):
 
 
 class Server:
-    """A Tryton server on localhost with two users, admin and alice
+    """A Tryton server on localhost with its users and a mail server
 
     tools: the folder of the virtual environment and the web client
     data: the folder of the configuration, the database and the passwords
@@ -141,34 +163,50 @@ class Server:
         self.database = data / 'database'
         self.config = data / 'trytond.conf'
         self.log = data / 'trytond.log'
+        self.mails = data / 'mails'
         self.port = port
+        self.mail_port = free_port()
 
     def build(self):
         "Configure the server, and create or update its database."
         self.config.write_text(CONFIG.format(
-                port=self.port, root=self.client, path=self.database))
-        build(self.database, DATABASE, self.create_database)
+                port=self.port, root=self.client, path=self.database,
+                mail_port=self.mail_port))
+        build(self.database, ' '.join(LOGINS), self.create_database)
         # The code may be newer than the database
         self.run('trytond-admin', '-d', DATABASE, '--all')
 
     def create_database(self, path):
         print("Creating the database...", flush=True)
-        for login in ['admin', 'alice']:
+        for login in LOGINS:
             self.password_file(login).write_text(secrets.token_hex(6))
+        with (path / 'totp.keys').open('w') as file:
+            run(self.bin / 'trytond_totp', 'genkey', stdout=file)
+        self.key_file.write_text(
+            base64.b32encode(secrets.token_bytes(20)).decode())
         (path / f'{DATABASE}.sqlite').touch()
         self.run(
             'trytond-admin', '-d', DATABASE,
             '-u', 'ir', 'res', 'authentication_totp',
             '--email', 'admin@example.com', login='admin')
+        add_user = Path(__file__).with_name('add_user.py')
+        self.run('python', add_user, DATABASE, 'alice', login='alice')
         self.run(
-            'python', Path(__file__).with_name('add_user.py'), DATABASE,
-            'alice', login='alice')
+            'python', add_user, DATABASE, 'bob', self.key_file, login='bob')
 
     def password_file(self, login):
         return self.database / f'{login}.password'
 
     def password(self, login):
         return self.password_file(login).read_text()
+
+    @property
+    def key_file(self):
+        return self.database / 'bob.key'
+
+    @property
+    def key(self):
+        return self.key_file.read_text()
 
     def run(self, command, *args, login='admin'):
         run(self.bin / command, *args, env={
@@ -180,12 +218,23 @@ class Server:
     @contextmanager
     def serve(self):
         "Serve until the end of the context."
-        with self.log.open('w') as log:
-            process = subprocess.Popen(
-                [self.bin / 'trytond', '-c', self.config, '-d', DATABASE],
-                stdout=log, stderr=log)
+        mailer = Path(__file__).with_name('mailer.py')
+        self.mails.mkdir(exist_ok=True)
+        with self.log.open('w') as log, \
+                self.start(
+                    self.mail_port, log,
+                    'python', mailer, str(self.mail_port), self.mails), \
+                self.start(
+                    self.port, log,
+                    'trytond', '-c', self.config, '-d', DATABASE) as process:
+            yield process
+
+    @contextmanager
+    def start(self, port, log, command, *args):
+        process = subprocess.Popen(
+            [self.bin / command, *args], stdout=log, stderr=log)
         try:
-            while not answers(self.port):
+            while not answers(port):
                 if process.poll() is not None:
                     sys.exit(f"The server did not start, see {self.log}")
                 time.sleep(.1)
@@ -213,8 +262,9 @@ def main():
         server.build()
         with server.serve() as process:
             print(SCREEN.format(
-                    port=port, alice=server.password('alice'),
-                    admin=server.password('admin')), flush=True)
+                    port=port, mails=server.mails, key=server.key,
+                    **{login: server.password(login) for login in LOGINS}),
+                flush=True)
             sys.exit(process.wait())
     except subprocess.CalledProcessError as error:
         sys.exit(f"This command failed: {' '.join(map(str, error.cmd))}")

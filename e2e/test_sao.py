@@ -5,7 +5,6 @@
 
 import re
 import shutil
-import socket
 import time
 import unittest
 from contextlib import ExitStack, suppress
@@ -16,7 +15,7 @@ import zxingcpp
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from demo.demo import ROOT, Server
+from demo.demo import ROOT, Server, free_port
 
 TOOLS = ROOT / '.e2e'
 DATA = TOOLS / 'data'
@@ -34,11 +33,6 @@ PERIOD = 30
 RECOVERY_CODES = re.compile(r'^(([0-9A-Z]{5}-?){5}\n?){10}$')
 
 expect.set_options(timeout=60_000)
-
-
-def free_port():
-    with socket.create_server(('localhost', 0)) as server:
-        return server.getsockname()[1]
 
 
 class Authenticator:
@@ -81,6 +75,7 @@ class SaoTestCase(unittest.TestCase):
         server.build()
         stack.enter_context(server.serve())
         cls.password = server.password
+        cls.mails = server.mails
         cls.url = f'http://localhost:{server.port}/'
         playwright = stack.enter_context(sync_playwright())
         cls.browser = playwright.chromium.launch(
@@ -176,11 +171,15 @@ class SaoTestCase(unittest.TestCase):
         expect(wizard).to_be_hidden()
         self.click(self.page, "Cancel")
         events = [
-            self.page.locator('td').get_by_text(event) for event in EVENTS]
+            self.page.locator('td').get_by_text(event).first
+            for event in EVENTS]
         self.open(events[0], "Administration", "Users", "TOTP Events")
         for event in events:
             expect(event).to_be_visible()
         self.screenshot('events')
+        mails = ' '.join(path.name for path in self.mails.iterdir())
+        for event in EVENTS:
+            self.assertIn(f'{event} for alice', mails)
 
     def click(self, parent, name):
         button = parent.get_by_role('button', name=name)
