@@ -13,11 +13,14 @@ e2e:
 test: .venv/bin/tox
 	.venv/bin/tox run-parallel --parallel 2 --parallel-live
 
+doc: .venv/bin/sphinx-build
+	.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going doc doc/_build
+
 style: .venv/bin/ruff
 	.venv/bin/ruff check .
 
-.venv/bin/tox .venv/bin/ruff:
+.venv/bin/tox .venv/bin/ruff .venv/bin/sphinx-build:
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet tox ruff
+	.venv/bin/pip install --quiet tox ruff sphinx
 
-.PHONY: demo demo-clean e2e test style
+.PHONY: demo demo-clean doc e2e style test

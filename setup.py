@@ -23,6 +23,10 @@ setup(
     long_description_content_type='text/x-rst',
     author="The authors of authentication_totp",
     keywords='tryton totp authentication two-factor 2FA RFC 6238',
+    project_urls={
+        'Tryton': 'https://www.tryton.org/',
+        'Forum': 'https://discuss.tryton.org/',
+        },
     package_dir={PACKAGE: '.'},
     packages=[PACKAGE, f'{PACKAGE}.tests'],
     package_data={
@@ -44,10 +48,12 @@ setup(
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',
         'Programming Language :: Python :: 3.13',
+        'Programming Language :: Python :: 3.14',
         'Topic :: Office/Business',
         'Topic :: Security',
         ],
     license='GPL-3.0-or-later',
+    license_files=['COPYRIGHT', 'LICENSE'],
     python_requires='>=3.10',
     install_requires=[
         'cryptography',

@@ -180,7 +180,9 @@ class Server:
         print("Creating the database...", flush=True)
         for login in LOGINS:
             self.password_file(login).write_text(secrets.token_hex(6))
-        with (path / 'totp.keys').open('w') as file:
+        keys = path / 'totp.keys'
+        keys.touch(mode=0o600)
+        with keys.open('w') as file:
             run(self.bin / 'trytond_totp', 'genkey', stdout=file)
         self.key_file.write_text(
             base64.b32encode(secrets.token_bytes(20)).decode())
