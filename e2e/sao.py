@@ -1,0 +1,194 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"The web client, as a person with an authenticator uses it"
+
+import re
+import shutil
+import time
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+
+import pyotp
+import zxingcpp
+from PIL import Image
+from playwright.sync_api import expect, sync_playwright
+
+CODE = "Enter the code that your authenticator shows for %s."
+PASSWORD = "Password for %s"
+PERIOD = 30
+RECOVERY_CODES = re.compile(r'^(([0-9A-Z]{5}-?){5}\n?){10}$')
+
+expect.set_options(timeout=60_000)
+
+
+@contextmanager
+def chromium():
+    "Run a browser until the end of the context."
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which('chromium'),
+            args=[
+                # It refuses to run as root otherwise
+                '--no-sandbox',
+                '--disable-background-networking',
+                '--disable-component-update',
+                '--disable-gpu',
+                '--disable-quic',
+                '--disable-sync',
+                '--no-first-run',
+                ])
+        yield browser
+        browser.close()
+
+
+class Authenticator:
+    "What a phone does with the URI"
+
+    def __init__(self, uri):
+        self.totp = pyotp.parse_uri(uri)
+        # A code that stays right for a while
+        self.step = int(time.time() - PERIOD / 2) // PERIOD
+
+    def code(self):
+        return self.totp.at(self.step * PERIOD)
+
+    def next_code(self):
+        self.step += 1
+        # The server accepts a code one step before its time
+        time.sleep(max(0, (self.step - 1) * PERIOD - time.time()))
+        return self.code()
+
+    def wrong_code(self):
+        right = {
+            self.totp.at(step * PERIOD)
+            for step in range(self.step - 3, self.step + 10)}
+        return next(
+            code for code in map('{:06}'.format, range(100))
+            if code not in right)
+
+
+class Sao:
+    """A page with the web client
+
+    browser: the browser to open the page in
+    server: the demo.Server
+    screenshots: the folder where they go, numbered
+    options: the size and the language of the page, as playwright takes them
+    """
+
+    def __init__(self, browser, server, screenshots, **options):
+        self.server = server
+        self.screenshots = screenshots
+        self.count = 0
+        # A small laptop
+        options.setdefault('viewport', {'width': 1280, 'height': 720})
+        self.page = browser.new_page(**options)
+        self.page.goto(f'http://localhost:{server.port}/')
+        self.wizard = self.page.locator('.wizard-dialog')
+
+    def screenshot(self, name):
+        self.count += 1
+        path = self.screenshots / f'{self.count:02}-{name}.png'
+        self.page.screenshot(path=path, animations='disabled')
+        return path
+
+    def login(self, login='alice'):
+        dialog = self.page.locator('.login-dialog')
+        dialog.locator('#login').fill(login)
+        self.screenshot('login')
+        dialog.get_by_role('button', name="Login").click()
+        self.answer_password(login, 'password')
+
+    def answer_password(self, login, screenshot):
+        self.answer(
+            'password', PASSWORD % login, self.server.password(login),
+            screenshot)
+
+    def answer_code(self, code, screenshot, message=CODE % 'alice'):
+        self.answer('totp_code', message, code, screenshot)
+
+    def answer(self, name, message, value, screenshot):
+        "Enter the value of name when message asks for it."
+        dialog = self.page.locator('.ask-dialog').filter(has_text=message)
+        expect(dialog).to_be_visible()
+        self.screenshot(screenshot)
+        dialog.locator(f'input[name={name}]').fill(value)
+        dialog.get_by_role('button', name="OK").click()
+
+    def menu(self, name="Set up TOTP"):
+        "Return the entry of the menu, once it is there."
+        entry = self.page.locator('#menu').get_by_text(name)
+        expect(entry).to_be_visible()
+        self.screenshot('menu')
+        return entry
+
+    def cancel_wizards(self):
+        "Cancel those which open when an administrator logs in at first."
+        self.click(self.wizard, "Cancel")
+        expect(self.wizard).to_be_hidden()
+        self.click_until(
+            self.page.get_by_role('button', name="Cancel"),
+            self.page.locator('#menu').get_by_text("Administration").last)
+
+    def logout(self):
+        self.page.locator('#user-preferences > a').click()
+        self.page.get_by_text("Logout").click()
+        expect(self.page.locator('.login-dialog')).to_be_visible()
+        # At the next login sao would leave the menu open
+        self.page.reload()
+
+    def click(self, parent, name):
+        button = parent.get_by_role('button', name=name)
+        expect(button).to_be_visible()
+        # The client ignores a click while it still builds the page
+        self.page.wait_for_load_state('networkidle')
+        button.click()
+
+    def open(self, expected, *names):
+        "Open the entry of the menu, through its parents, and see expected."
+        entries = [
+            self.page.locator('#menu').get_by_text(name).last
+            for name in names]
+        for entry, shown in pairwise([*entries, expected]):
+            self.click_until(entry, shown)
+
+    def click_until(self, target, shown):
+        "Click the target until the other one is shown."
+        expect(target).to_be_visible()
+        # The client drops a click now and then
+        for _ in range(5):
+            target.click()
+            with suppress(AssertionError):
+                expect(shown).to_be_visible(timeout=5_000)
+                return
+
+    def scan(self):
+        "Return the URI of the QR code that the wizard shows."
+        expect(self.wizard.locator('.form-image img.center-block')
+            ).to_be_visible()
+        return zxingcpp.read_barcode(
+            Image.open(self.screenshot('wizard'))).text
+
+    def set_up(self, current=None):
+        """Set TOTP up with the wizard and return the authenticator.
+
+        current: the authenticator that is replaced
+        """
+        if current:
+            self.menu().click()
+        uri = self.scan()
+        expect(self.wizard.get_by_label("URI")).to_have_value(uri)
+        if current:
+            self.wizard.get_by_label("Current Code:").fill(
+                current.next_code())
+        authenticator = Authenticator(uri)
+        self.wizard.get_by_label("Code:", exact=True).fill(
+            authenticator.code())
+        self.screenshot('wizard-code')
+        self.wizard.get_by_role('button', name="Confirm").click()
+        expect(self.wizard.get_by_text("TOTP is on.")).to_be_visible()
+        expect(self.wizard.locator('textarea')).to_have_value(RECOVERY_CODES)
+        self.screenshot('wizard-done')
+        self.click(self.wizard, "Close")
+        return authenticator
