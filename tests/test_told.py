@@ -217,6 +217,61 @@ class ToldTestCase(TOTPTestCase):
         self.assertEqual(
             self.events(user_id), ['set_up', 'failed', 'locked', 'unlocked'])
 
+    def run_wizard(self, rpc, name, state, code=None, **context):
+        prefix = f'wizard.res.user.{name}'
+        session_id, start, _ = rpc.call(f'{prefix}.create', context)
+        rpc.call(f'{prefix}.execute', session_id, {}, start, context)
+        values = {'start': {'code': code}} if code else {}
+        rpc.call(f'{prefix}.execute', session_id, values, state, context)
+
+    def test_recovered(self):
+        "Test that the owner is told of a recovery code used and of new ones"
+        login, user_id = self.user(KEY)
+        with self.transaction():
+            RecoveryCode = Pool().get('res.user.totp_recovery_code')
+            codes = RecoveryCode.renew(user_id)
+        self.received()
+        self.assertEqual(self.attempt(login, codes[0]), user_id)
+        self.assertEqual(
+            self.received(), [f"A recovery code was used for {login}"])
+        text = self.text()
+        for part in [
+                "Recovery codes left: 9", ADDRESS, "If this was not you"]:
+            self.assertIn(part, text)
+
+        self.set_config('session', 'authentications', 'password')
+        rpc = RPC()
+        rpc.login(login, password=PASSWORD)
+        self.run_wizard(rpc, 'new_totp_recovery_codes', 'confirm', self.code())
+        self.assertEqual(
+            self.received(), [f"New recovery codes were made for {login}"])
+        self.assertIn("If this was not you", self.text())
+
+    def test_taken_away(self):
+        "Test that the owner is told that TOTP was turned off or reset"
+        login, user_id = self.user(KEY)
+        admin, _ = self.user(administrator=True)
+        self.received()
+        self.set_config('session', 'authentications', 'password')
+        rpc, admin_rpc = RPC(), RPC()
+        rpc.login(login, password=PASSWORD)
+        admin_rpc.login(admin, password=PASSWORD)
+        self.run_wizard(rpc, 'remove_totp', 'remove', self.code())
+        self.assertEqual(
+            self.received(), [f"TOTP was turned off for {login}"])
+        self.assertIn("If this was not you", self.text())
+
+        with self.transaction():
+            Pool().get('res.user')(user_id).set_totp_key(KEY)
+        self.now += 3600
+        self.received()
+        self.run_wizard(
+            admin_rpc, 'reset_totp', 'reset', active_model='res.user',
+            active_id=user_id, active_ids=[user_id])
+        self.assertEqual(self.received(), [f"TOTP was reset for {login}"])
+        self.assertIn(f"By {admin}", self.text())
+        self.assertIn("If you did not ask for it", self.text())
+
     def test_hour(self):
         "Test that there is at most one e-mail an hour for each kind"
         login, user_id = self.user(KEY)
