@@ -137,6 +137,15 @@ class SealingTestCase(TOTPTestCase):
         self.put_secret(user_id, stored)
         self.assertEqual(self.log_in(login, self.code())[0], user_id)
 
+    def test_never_the_same(self):
+        "Test that two secrets with the same key are not sealed the same"
+        self.set_keys(self.key1)
+        secret = totp.Secret.from_key(KEY)
+        stored = [secret.dump(1) for _ in range(100)]
+        # The version and the time come before the initialization vector
+        vectors = {base64.urlsafe_b64decode(text)[9:25] for text in stored}
+        self.assertEqual(len(vectors), 100)
+
     def test_changed_clear(self):
         "Test that one in clear which was changed is refused or just another"
         login, user_id = self.user(KEY)
