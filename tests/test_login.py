@@ -150,6 +150,20 @@ class LoginTestCase(TOTPTestCase):
             self.now += 30
         self.assertEqual(len(self.counters(user_id)), 1)
 
+    def test_after_2038(self):
+        "Test that a time of more than 32 bits does no harm (RFC 6238 4.2)"
+        login, user_id = self.user(KEY)
+        for now in [2 ** 31, 2 ** 32, 20_000_000_000]:
+            with self.subTest(now=now):
+                self.now = now
+                for expected in [user_id, None]:
+                    self.assertEqual(
+                        self.dialogue(
+                            login, password=[PASSWORD],
+                            totp_code=[self.code()])[0],
+                        expected)
+                self.assertEqual(self.counters(user_id), [now // 30])
+
     def test_typed(self):
         "Test the forms in which a code may be typed"
         login, user_id = self.user(KEY)
