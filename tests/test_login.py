@@ -392,6 +392,20 @@ class LoginTestCase(TOTPTestCase):
                             context=context)
                     self.assertEqual(question.exception.name, 'totp_code')
 
+    def test_password_reset(self):
+        "Test that who has reset the password is asked for the code as well"
+        login, user_id = self.user(KEY)
+        with self.transaction(), patch('trytond.res.user._send_email'):
+            User = Pool().get('res.user')
+            user = User(user_id)
+            User.reset_password([user])
+            password = user.password_reset
+        for code, expected in [(self.code(95), None), (self.code(), user_id)]:
+            self.assertLogin(
+                self.dialogue(login, password=[password], totp_code=[code]),
+                expected, 'password', 'totp_code',
+                *(() if expected else ['totp_code']))
+
     def test_ldap_totp(self):
         "Test ldap+totp, where users have no password here"
         self.set_config('session', 'authentications', 'ldap+totp')
