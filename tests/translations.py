@@ -33,7 +33,7 @@ def load(codes):
         Lang = Pool().get('ir.lang')
         Lang.write(
             Lang.search([('code', 'in', codes)]), {'translatable': True})
-    Pool(DB_NAME).init(update=['ir', 'res', MODULE], lang=['en', *codes])
+    Pool(DB_NAME).init(update=[MODULE], lang=['en', *codes])
 
 
 def export(codes):

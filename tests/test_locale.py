@@ -1,0 +1,130 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+
+import datetime as dt
+import html
+import re
+
+import polib
+
+from trytond.pool import Pool
+from trytond.report import get_email
+from trytond.transaction import Transaction
+
+from . import translations
+from .tools import PASSWORD, RPC, TOTPTestCase
+
+# A small screen shows no more of a line of a label
+LINE = 48
+
+
+class LocaleTestCase(TOTPTestCase):
+    "Test the translations"
+    authentications = 'password+totp?no_totp_secret'
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.languages = translations.languages()
+        translations.load(cls.languages)
+
+    def file(self, language):
+        return polib.pofile(str(translations.FOLDER / f'{language}.po'))
+
+    def entries(self):
+        for language in self.languages:
+            for entry in self.file(language):
+                with self.subTest(
+                        language=language, entry=entry.msgctxt,
+                        text=entry.msgid):
+                    yield entry
+
+    def test_languages(self):
+        "Test that the languages asked for are there"
+        self.assertLessEqual(
+            {'ca', 'de', 'es', 'fr', 'it', 'nl', 'pl', 'pt', 'sl'},
+            set(self.languages))
+
+    def test_complete(self):
+        "Test that each file is what Tryton exports, with nothing missing"
+        for language, exported in translations.export(self.languages):
+            with self.subTest(language=language):
+                self.assertEqual(list(self.file(language)), list(exported))
+                self.assertEqual(exported.untranslated_entries(), [])
+                self.assertEqual(exported.fuzzy_entries(), [])
+
+    def test_placeholders(self):
+        "Test that a translation holds the placeholders of its source"
+        for entry in self.entries():
+            self.assertEqual(
+                *(sorted(re.findall(r'%\(\w+\)s|%', text))
+                    for text in [entry.msgid, entry.msgstr]))
+
+    def test_lines(self):
+        "Test that no line of a view is cut off on a small screen"
+        for entry in self.entries():
+            if entry.msgctxt.startswith('view:'):
+                for text in [entry.msgid, entry.msgstr]:
+                    self.assertLessEqual(
+                        max(map(len, text.splitlines())), LINE)
+
+    def test_names(self):
+        "Test that a text calls an entry of the menu by its translation"
+        for language in self.languages:
+            file = self.file(language)
+            names = {
+                e.msgid: e.msgstr for e in file
+                if e.msgctxt.startswith('model:ir.ui.menu,')}
+            for entry in file:
+                for name in re.findall('"([^"%]+)"', entry.msgid):
+                    with self.subTest(language=language, text=entry.msgid):
+                        self.assertIn(names[name], entry.msgstr)
+
+    def test_wizard(self):
+        "Test that the wizard shows in each language"
+        login, user_id = self.user()
+        rpc = RPC()
+        rpc.login(login, password=PASSWORD)
+        for language in self.languages:
+            with self.subTest(language=language):
+                context = {'language': language}
+                session_id, start, _ = rpc.call(
+                    'wizard.res.user.setup_totp.create', context)
+                result = rpc.call(
+                    'wizard.res.user.setup_totp.execute', session_id, {},
+                    start, context)
+                view = result['view']['fields_view']
+                texts = view['arch'] + str(view['fields'])
+                translated = [
+                    e.msgstr.replace('\n', '&#10;')
+                    for e in self.file(language)
+                    if re.match(
+                        r'(field|help|view):res\.user\.setup_totp\.start\b',
+                        e.msgctxt)]
+                self.assertGreater(len(translated), 10)
+                self.assertEqual(
+                    [t for t in translated if t not in texts], [])
+
+    def test_email(self):
+        "Test that the e-mails are in the language of the user"
+        _, user_id = self.user()
+        with self.transaction():
+            pool = Pool()
+            Event = pool.get('res.user.totp_event')
+            Lang = pool.get('ir.lang')
+            events = Event.create([{
+                        'user': user_id, 'kind': kind,
+                        'time': dt.datetime(2033, 5, 18),
+                        } for kind, _ in Event.kind.selection])
+            for lang in Lang.search([('code', 'in', self.languages)]):
+                texts = '\n'.join(
+                    get_email('res.user.totp_event.email', event, [lang])[0]
+                    .get_content() for event in events)
+                with self.subTest(language=lang.code):
+                    self.assertEqual([
+                            e.msgstr for e in self.file(lang.code)
+                            if e.msgctxt.startswith('report:')
+                            and html.escape(e.msgstr, quote=False)
+                            not in texts], [])
+            Transaction().rollback()
