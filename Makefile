@@ -10,6 +10,9 @@ demo-clean:
 e2e:
 	@$(PYTHON) -m e2e.run
 
+e2e-gtk:
+	@$(PYTHON) -m e2e.run_gtk
+
 test: .venv/bin/tox
 	.venv/bin/tox run-parallel --parallel 2 --parallel-live
 
@@ -23,4 +26,4 @@ style: .venv/bin/ruff
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet tox ruff sphinx
 
-.PHONY: demo demo-clean doc e2e style test
+.PHONY: demo demo-clean doc e2e e2e-gtk style test

@@ -98,16 +98,28 @@ def pip_install(venv, *packages):
         '--disable-pip-version-check', *packages)
 
 
-def build_tools(folder, *packages):
-    "Install in folder the server, the packages and the web client."
+def build_server(folder, *packages, series=SERIES):
+    "Install in folder the server and the packages."
     def make_venv(path):
-        print("Installing trytond and the module...", flush=True)
+        print(f"Installing trytond {series} and the module...", flush=True)
         run(sys.executable, '-m', 'venv', path)
         pip_install(path, *packages)
 
+    venv = folder / 'venv'
+    packages = [
+        f'trytond == {series}.*', '--editable', f'{ROOT}[qrcode]',
+        'aiosmtpd', *packages]
+    # A virtual environment can not be moved
+    build(venv, '\n'.join([
+                sys.version, str(venv), (ROOT / 'setup.py').read_text(),
+                *packages]), make_venv)
+
+
+def build_tools(folder, *packages):
+    "Install in folder the server, the packages and the web client."
     def make_client(path):
         print("Installing the web client...", flush=True)
-        npm = find_npm(venv)
+        npm = find_npm(folder / 'venv')
         run(npm, 'pack', '--silent', f'tryton-sao@~{SERIES}', cwd=path,
             stdout=subprocess.DEVNULL)
         archive, = path.glob('*.tgz')
@@ -116,14 +128,7 @@ def build_tools(folder, *packages):
             '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error',
             cwd=path / 'package', stdout=subprocess.DEVNULL)
 
-    venv = folder / 'venv'
-    packages = [
-        f'trytond == {SERIES}.*', '--editable', f'{ROOT}[qrcode]',
-        'aiosmtpd', *packages]
-    # A virtual environment can not be moved
-    build(venv, '\n'.join([
-                sys.version, str(venv), (ROOT / 'setup.py').read_text(),
-                *packages]), make_venv)
+    build_server(folder, *packages)
     build(folder / 'sao', SERIES, make_client)
 
 

@@ -3,21 +3,15 @@
 # terms.
 "The web client, as a person with an authenticator uses it"
 
-import re
 import shutil
-import time
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 
-import pyotp
 import zxingcpp
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-CODE = "Enter the code that your authenticator shows for %s."
-PASSWORD = "Password for %s"
-PERIOD = 30
-RECOVERY_CODES = re.compile(r'^(([0-9A-Z]{5}-?){5}\n?){10}$')
+from .common import CODE, PASSWORD, RECOVERY_CODES, Authenticator
 
 expect.set_options(timeout=60_000)
 
@@ -40,32 +34,6 @@ def chromium():
                 ])
         yield browser
         browser.close()
-
-
-class Authenticator:
-    "What a phone does with the URI"
-
-    def __init__(self, uri):
-        self.totp = pyotp.parse_uri(uri)
-        # A code that stays right for a while
-        self.step = int(time.time() - PERIOD / 2) // PERIOD
-
-    def code(self):
-        return self.totp.at(self.step * PERIOD)
-
-    def next_code(self):
-        self.step += 1
-        # The server accepts a code one step before its time
-        time.sleep(max(0, (self.step - 1) * PERIOD - time.time()))
-        return self.code()
-
-    def wrong_code(self):
-        right = {
-            self.totp.at(step * PERIOD)
-            for step in range(self.step - 3, self.step + 10)}
-        return next(
-            code for code in map('{:06}'.format, range(100))
-            if code not in right)
 
 
 class Sao:

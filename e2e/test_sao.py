@@ -11,13 +11,12 @@ from playwright.sync_api import expect
 
 from demo.demo import ROOT, Server, free_port
 
+from .common import CODE_WRONG
 from .sao import Sao, chromium
 
 TOOLS = ROOT / '.e2e'
 DATA = TOOLS / 'data'
 SCREENSHOTS = TOOLS / 'screenshots'
-CODE_WRONG = (
-    "The code is wrong. Enter the code that your authenticator shows now.")
 CODE_USED = (
     "The code was already used. Wait for the next one and enter it.")
 EVENTS = [

@@ -1,0 +1,42 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"What the tests of both clients need"
+
+import re
+import time
+
+import pyotp
+
+PASSWORD = "Password for %s"
+CODE = "Enter the code that your authenticator shows for %s."
+CODE_WRONG = (
+    "The code is wrong. Enter the code that your authenticator shows now.")
+PERIOD = 30
+RECOVERY_CODES = re.compile(r'^(([0-9A-Z]{5}-?){5}\n?){10}$')
+
+
+class Authenticator:
+    "What a phone does with the URI"
+
+    def __init__(self, uri):
+        self.totp = pyotp.parse_uri(uri)
+        # A code that stays right for a while
+        self.step = int(time.time() - PERIOD / 2) // PERIOD
+
+    def code(self):
+        return self.totp.at(self.step * PERIOD)
+
+    def next_code(self):
+        self.step += 1
+        # The server accepts a code one step before its time
+        time.sleep(max(0, (self.step - 1) * PERIOD - time.time()))
+        return self.code()
+
+    def wrong_code(self):
+        right = {
+            self.totp.at(step * PERIOD)
+            for step in range(self.step - 3, self.step + 10)}
+        return next(
+            code for code in map('{:06}'.format, range(100))
+            if code not in right)

@@ -1,0 +1,99 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"""The desktop client, driven from outside
+
+Each line of the standard input is a JSON list of the name of a function below
+and its arguments. Its result is a line of JSON on the standard output.
+"""
+
+import json
+import os
+import sys
+import traceback
+from threading import Thread
+
+from tryton.client import main  # It chooses the version of GTK
+
+from gi.repository import Atk, Gdk, Gio, GLib, Gtk  # isort: skip
+
+
+def see():
+    "Return the texts in the active window, and its entries by label."
+    texts, entries = [], {}
+    for widget in find():
+        if isinstance(widget, Atk.EditableText):
+            entries[label(widget)] = Atk.Text.get_text(widget, 0, -1)
+        else:
+            texts.append(widget.get_name())
+    return texts, entries
+
+
+def enter(name, value):
+    "Replace the text of the entry labelled name, and press Enter in it."
+    entry, = [
+        widget for widget in find()
+        if isinstance(widget, Atk.EditableText) and label(widget) == name]
+    Atk.Component.grab_focus(entry)
+    Atk.EditableText.set_text_contents(entry, value)
+    Atk.Action.do_action(entry, 0)
+
+
+def click(name):
+    button, = [
+        widget for widget in find()
+        if widget.get_role() == Atk.Role.PUSH_BUTTON
+        and widget.get_name() == name]
+    Atk.Action.do_action(button, 0)
+
+
+def close():
+    "Close the client as its menu does."
+    Gio.Application.get_default().activate_action('quit')
+
+
+def find():
+    "Yield what the active window shows to assistive technologies."
+    for window in Gtk.Window.list_toplevels():
+        if window.is_active():
+            yield from walk(window.get_accessible())
+
+
+def walk(widget):
+    if widget.ref_state_set().contains_state(Atk.StateType.SHOWING):
+        yield widget
+        for i in range(widget.get_n_accessible_children()):
+            yield from walk(widget.ref_accessible_child(i))
+
+
+def label(widget):
+    relations = widget.ref_relation_set()
+    if not relations.contains(Atk.RelationType.LABELLED_BY):
+        return ''
+    relation = relations.get_relation_by_type(Atk.RelationType.LABELLED_BY)
+    return relation.get_target()[0].get_name()
+
+
+def listen():
+    for line in sys.stdin:
+        # What GTK has to do and to draw comes first
+        GLib.idle_add(answer, *json.loads(line), priority=GLib.PRIORITY_LOW)
+
+
+def answer(name, *args):
+    try:
+        print(json.dumps(FUNCTIONS[name](*args)), flush=True)
+    except Exception:
+        traceback.print_exc()
+        # The client would show it in a dialog and go on
+        os._exit(1)
+
+
+FUNCTIONS = {
+    function.__name__: function for function in [see, enter, click, close]}
+
+# Out of the way of tooltips
+Gdk.Display.get_default().get_default_seat().get_pointer().warp(
+    Gdk.Screen.get_default(), 0, 0)
+Thread(target=listen, daemon=True).start()
+main()

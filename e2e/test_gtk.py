@@ -1,0 +1,176 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"The desktop client in a virtual display, against a server of its own"
+
+import json
+import os
+import shutil
+import subprocess
+import time
+import unittest
+from contextlib import ExitStack, contextmanager
+from threading import Timer
+
+import zxingcpp
+from PIL import ImageGrab
+from trytond import __series__
+
+from demo.demo import DATABASE, ROOT, Server, free_port
+
+from .common import CODE, CODE_WRONG, PASSWORD, RECOVERY_CODES, Authenticator
+
+TOOLS = ROOT / '.e2e' / f'gtk-{__series__}'
+DATA = TOOLS / 'data'
+HOME = TOOLS / 'home'
+LOG = DATA / 'client.log'
+SCREENSHOTS = ROOT / '.e2e' / f'screenshots-gtk-{__series__}'
+CONFIG = """\
+[login]
+host = localhost:{port}
+db = {database}
+expanded = True
+
+[client]
+lang = en
+# It asks the internet
+check_version = False
+"""
+TIMEOUT = 60
+
+
+class GtkTestCase(unittest.TestCase):
+    "Test the module in the desktop client"
+
+    @classmethod
+    def setUpClass(cls):
+        for folder in [DATA, HOME, SCREENSHOTS]:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        stack = ExitStack()
+        cls.addClassCleanup(stack.close)
+        server = Server(TOOLS, DATA, free_port())
+        server.build()
+        stack.enter_context(server.serve())
+        cls.password = server.password('alice')
+        config = HOME / '.config' / 'tryton' / __series__ / 'tryton.conf'
+        config.parent.mkdir(parents=True)
+        config.write_text(CONFIG.format(port=server.port, database=DATABASE))
+        # Nothing of the user who runs the test
+        cls.env = {
+            'DBUS_SESSION_BUS_ADDRESS': 'disabled:',
+            'GSETTINGS_BACKEND': 'memory',
+            'HOME': str(HOME),
+            'LANG': 'C.UTF-8',
+            'NO_AT_BRIDGE': '1',
+            'PATH': os.environ['PATH'],
+            }
+        display = stack.enter_context(cls.start(
+                # A small laptop
+                'Xvfb', '-screen', '0', '1280x720x24', '-nolisten', 'tcp',
+                '-displayfd', '1', stdout=subprocess.PIPE, text=True))
+        cls.env['DISPLAY'] = f':{display.stdout.readline().strip()}'
+        stack.enter_context(cls.start('openbox'))
+
+    @classmethod
+    @contextmanager
+    def start(cls, *command, env=None, **kwargs):
+        "Run the command until the end of the context."
+        with LOG.open('a') as log, \
+                subprocess.Popen(
+                    command, env={**cls.env, **(env or {})},
+                    **{'stdout': log, 'stderr': log, **kwargs}) as process:
+            try:
+                yield process
+            finally:
+                process.terminate()
+
+    @contextmanager
+    def client(self, **env):
+        with self.start(
+                TOOLS / 'client' / 'bin' / 'python',
+                ROOT / 'e2e' / 'gtk_client.py', env=env,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                text=True) as self.process:
+            # So that a client that hangs does not hang the test
+            timer = Timer(2 * TIMEOUT, self.process.kill)
+            timer.start()
+            self.addCleanup(timer.cancel)
+            yield
+            self.do('close')
+            self.assertEqual(self.process.wait(TIMEOUT), 0)
+
+    def do(self, *command):
+        print(json.dumps(command), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        self.assertTrue(answer, f"The client ended, see {LOG}")
+        return json.loads(answer)
+
+    def expect(self, *expected):
+        "Wait until the active window shows the texts; return its entries."
+        end = time.monotonic() + TIMEOUT
+        while time.monotonic() < end:
+            texts, entries = self.do('see')
+            if set(expected) <= set(texts):
+                return entries
+            time.sleep(.1)
+        self.screenshot('failed')
+        self.fail(f"{expected} is not in {texts}")
+
+    def screenshot(self, name):
+        self.screenshots += 1
+        image = None
+        while image != (image := ImageGrab.grab(
+                    xdisplay=self.env['DISPLAY'])):
+            # The window manager may still draw
+            time.sleep(.2)
+        image.save(SCREENSHOTS / f'{self.screenshots:02}-{name}.png')
+        return image
+
+    def answer(self, name, message, value):
+        self.expect(message)
+        self.screenshot(name)
+        self.do('enter', '', value)
+
+    def login(self):
+        self.expect("Connect")
+        self.screenshot('login')
+        self.do('enter', "User name:", 'alice')
+        self.answer('password', PASSWORD % 'alice', self.password)
+
+    def expect_wizard(self, name):
+        "Return the URI that is in the QR code."
+        entries = self.expect("Confirm")
+        uri = zxingcpp.read_barcode(self.screenshot(name)).text
+        self.assertEqual(entries["URI:"], uri)
+        return uri
+
+    def expect_menu(self):
+        self.expect("Alice - Tryton", "Set up TOTP")
+        self.screenshot('menu')
+
+    def test_setup_and_login(self):
+        "Test setting TOTP up and logging in with it"
+        self.screenshots = 0
+        with self.client(GTK_THEME='Adwaita:dark'):
+            self.login()
+            self.expect_wizard('wizard-dark')
+            self.do('click', "Cancel")
+            self.expect_menu()
+
+        with self.client():
+            self.login()
+            # The wizard opens by itself
+            authenticator = Authenticator(self.expect_wizard('wizard'))
+            self.do('enter', "Code:", authenticator.code())
+            entries = self.expect("TOTP is on.")
+            self.screenshot('wizard-done')
+            self.assertTrue(any(map(RECOVERY_CODES.match, entries.values())))
+            self.do('click', "Close")
+            self.expect_menu()
+
+        with self.client():
+            self.login()
+            self.answer('code', CODE % 'alice', authenticator.wrong_code())
+            self.answer('wrong', CODE_WRONG, authenticator.next_code())
+            self.expect_menu()
