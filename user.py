@@ -323,7 +323,10 @@ class TOTPEventEmail(Report):
 
     @classmethod
     def get_context(cls, records, header, data):
+        pool = Pool()
+        Lang = pool.get('ir.lang')
         context = super().get_context(records, header, data)
+        context['direction'] = Lang.get().direction
         context['timezone'] = timezone.SERVER
         context['host'] = host()
         context['http_host'] = http_host()
