@@ -19,6 +19,9 @@ test: .venv/bin/tox
 doc: .venv/bin/sphinx-build
 	.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going doc doc/_build
 
+screenshots: e2e
+	.e2e/venv/bin/python -m e2e.screenshots
+
 style: .venv/bin/ruff
 	.venv/bin/ruff check .
 

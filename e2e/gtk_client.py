@@ -34,7 +34,6 @@ def enter(name, value):
     entry, = [
         widget for widget in find()
         if isinstance(widget, Atk.EditableText) and label(widget) == name]
-    Atk.Component.grab_focus(entry)
     Atk.EditableText.set_text_contents(entry, value)
     Atk.Action.do_action(entry, 0)
 

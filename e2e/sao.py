@@ -82,7 +82,9 @@ class Sao:
         expect(dialog).to_be_visible()
         self.screenshot(screenshot)
         dialog.locator(f'input[name={name}]').fill(value)
-        dialog.get_by_role('button', name="OK").click()
+        self.until(
+            expect(dialog).to_be_hidden,
+            dialog.get_by_role('button', name="OK").click)
 
     def menu(self, name="Set up TOTP"):
         "Return the entry of the menu, once it is there."
@@ -95,9 +97,10 @@ class Sao:
         "Cancel those which open when an administrator logs in at first."
         self.click(self.wizard, "Cancel")
         expect(self.wizard).to_be_hidden()
-        self.click_until(
-            self.page.get_by_role('button', name="Cancel"),
-            self.page.locator('#menu').get_by_text("Administration").last)
+        self.until(
+            expect(self.page.locator('#menu').get_by_text(
+                    "Administration").last).to_be_visible,
+            self.page.get_by_role('button', name="Cancel").click)
 
     def logout(self):
         self.page.locator('#user-preferences > a').click()
@@ -119,16 +122,15 @@ class Sao:
             self.page.locator('#menu').get_by_text(name).last
             for name in names]
         for entry, shown in pairwise([*entries, expected]):
-            self.click_until(entry, shown)
+            self.until(expect(shown).to_be_visible, entry.click)
 
-    def click_until(self, target, shown):
-        "Click the target until the other one is shown."
-        expect(target).to_be_visible()
-        # The client drops a click now and then
+    def until(self, check, act, *args):
+        "Act until the check of playwright passes."
+        # The client drops a click or a key now and then
         for _ in range(5):
-            target.click()
+            act(*args)
             with suppress(AssertionError):
-                expect(shown).to_be_visible(timeout=5_000)
+                check(timeout=5_000)
                 return
 
     def scan(self):
@@ -138,10 +140,11 @@ class Sao:
         return zxingcpp.read_barcode(
             Image.open(self.screenshot('wizard'))).text
 
-    def set_up(self, current=None):
+    def set_up(self, current=None, close=True):
         """Set TOTP up with the wizard and return the authenticator.
 
         current: the authenticator that is replaced
+        close: whether the wizard is closed at the end
         """
         if current:
             self.menu().click()
@@ -158,5 +161,6 @@ class Sao:
         expect(self.wizard.get_by_text("TOTP is on.")).to_be_visible()
         expect(self.wizard.locator('textarea')).to_have_value(RECOVERY_CODES)
         self.screenshot('wizard-done')
-        self.click(self.wizard, "Close")
+        if close:
+            self.click(self.wizard, "Close")
         return authenticator
