@@ -7,6 +7,9 @@ demo:
 demo-clean:
 	rm -rf .demo
 
+bench:
+	@$(PYTHON) -m benchmarks.run $(TOPIC)
+
 e2e:
 	@$(PYTHON) -m e2e.run
 
@@ -20,4 +23,4 @@ style: .venv/bin/ruff
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet tox ruff
 
-.PHONY: demo demo-clean e2e test style
+.PHONY: bench demo demo-clean e2e test style

@@ -82,13 +82,23 @@ def pip_install(venv, *packages):
         '--disable-pip-version-check', *packages)
 
 
-def build_tools(folder, *packages):
-    "Install in folder the server, the packages and the web client."
+def build_venv(venv, series, *packages):
+    "Install trytond of the series, the module and the packages."
     def make_venv(path):
-        print("Installing trytond and the module...", flush=True)
+        print(f"Installing trytond {series} and the module...", flush=True)
         run(sys.executable, '-m', 'venv', path)
         pip_install(path, *packages)
 
+    packages = [
+        f'trytond == {series}.*', '--editable', f'{ROOT}[qrcode]', *packages]
+    # A virtual environment can not be moved
+    build(venv, '\n'.join([
+                sys.version, str(venv), (ROOT / 'setup.py').read_text(),
+                *packages]), make_venv)
+
+
+def build_tools(folder, *packages):
+    "Install in folder the server, the packages and the web client."
     def make_client(path):
         print("Installing the web client...", flush=True)
         npm = find_npm(venv)
@@ -101,12 +111,7 @@ def build_tools(folder, *packages):
             cwd=path / 'package', stdout=subprocess.DEVNULL)
 
     venv = folder / 'venv'
-    packages = [
-        f'trytond == {SERIES}.*', '--editable', f'{ROOT}[qrcode]', *packages]
-    # A virtual environment can not be moved
-    build(venv, '\n'.join([
-                sys.version, str(venv), (ROOT / 'setup.py').read_text(),
-                *packages]), make_venv)
+    build_venv(venv, SERIES, *packages)
     build(folder / 'sao', SERIES, make_client)
 
 
