@@ -4,11 +4,13 @@
 """The memory of a server process with the module against without
 
 RSS is all the memory of the process, PSS counts what it shares only in part.
+The hash is the cheap one, as the memory of argon2 is given back.
 """
 
 import psutil
 
 from benchmarks import tools
+from benchmarks.cheap_hash import CHEAP_HASH
 
 DATABASE = 'memory'
 BARE = 'memory_bare'
@@ -39,7 +41,7 @@ def run(variant, users):
     "Return the memory after the start and after the logins."
     database, authentications, hidden = VARIANTS[variant]
     with tools.serve(
-            database, authentications, preload=False,
+            database, authentications, preload=False, cheap=True,
             BENCH_HIDE=hidden) as (port, process):
         result = memory(process)
         for user in users[:tools.scaled(LOGINS)]:
@@ -52,6 +54,7 @@ def measure():
     tools.new_database(DATABASE)
     count = LOGINS * RUNS
     users = tools.make_users(DATABASE, count)
+    tools.set_passwords(DATABASE, CHEAP_HASH)
     tools.create_database(BARE, tools.BARE)
     # Without the module nobody has a secret
     bare_users = [

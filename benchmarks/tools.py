@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -32,6 +32,7 @@ from trytond.res.user import PASSWORD_HASH
 from trytond.transaction import Transaction
 
 ROOT = Path(__file__).parent.parent
+LOG = ROOT / '.bench' / 'server.log'
 QUICK = bool(os.environ.get('BENCH_QUICK'))
 POSTGRESQL = backend.name == 'postgresql'
 PASSWORD = 'correct horse'
@@ -253,19 +254,19 @@ def serve(
     environ = {
         **os.environ,
         'TRYTOND_DATABASE_NAMES': database,
-        'TRYTOND_LOGGING_LEVEL': '50',
         'TRYTOND_SESSION__AUTHENTICATIONS': authentications,
         'TRYTOND_WEB__NUM_PROXIES': '1',
         **environ}
     if cheap:
         environ['BENCH_CHEAP_HASH'] = '1'
-    process = subprocess.Popen([
-            Path(sys.executable).with_name('gunicorn'),
-            '--bind', f'127.0.0.1:{port}', '--workers', str(workers),
-            '--worker-class', 'gthread', '--threads', str(THREADS),
-            '--timeout', str(TIMEOUT), '--log-level', 'error',
-            *(['--preload'] if preload else []), 'benchmarks.wsgi:app'],
-        cwd=ROOT, env=environ)
+    with LOG.open('a') as log:
+        process = subprocess.Popen([
+                Path(sys.executable).with_name('gunicorn'),
+                '--bind', f'127.0.0.1:{port}', '--workers', str(workers),
+                '--worker-class', 'gthread', '--threads', str(THREADS),
+                '--timeout', str(TIMEOUT),
+                *(['--preload'] if preload else []), 'benchmarks.wsgi:app'],
+            cwd=ROOT, env=environ, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + TIMEOUT
         while True:
@@ -332,8 +333,9 @@ def cpu_seconds(process):
     "Return the CPU that the process and its children have used until now."
     seconds = 0
     for each in [process, *process.children(recursive=True)]:
-        times = each.cpu_times()
-        seconds += times.user + times.system
+        with suppress(psutil.NoSuchProcess):
+            times = each.cpu_times()
+            seconds += times.user + times.system
     # Of the children which have ended
     times = process.cpu_times()
     return seconds + times.children_user + times.children_system
