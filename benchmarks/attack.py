@@ -17,7 +17,7 @@ import multiprocessing
 import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 
 from benchmarks import tools
 from trytond.pool import Pool
@@ -30,7 +30,8 @@ USERS = 2000
 ATTACKED = 1000
 CONNECTIONS = 32
 WORKERS = 2
-SECONDS = 6
+QUIET_SECONDS = 2
+SECONDS = 5
 INTERVAL = 4
 GOAL = 1.5
 NOTHING, WRONG, WRONG_CODE = 'nothing', 'wrong password, code', 'wrong code'
@@ -44,7 +45,6 @@ SENT = {
 ATTACKS = [
     ('password', 1, NOTHING, False, 50),
     ('password', 1, NOTHING, False, 500),
-    ('password', 1, WRONG, False, 500),
     ('password', ATTACKED, WRONG, False, 500),
     ('password+totp', 1, WRONG_CODE, False, 500),
     ('password+totp', ATTACKED, WRONG_CODE, False, 500),
@@ -118,7 +118,8 @@ def prepare(attacked, authentications, waiting):
             cursor.execute(f'DELETE FROM {name}')
         counter = TOTPCounter.__table__()
         cursor.execute(*counter.update(
-                [counter.failures, counter.wait], [0, 0]))
+                [counter.failures, counter.wait], [0, 0],
+                where=counter.failures > 0))
         if waiting:
             cursor.execute(*counter.update(
                     [counter.failures, counter.failed, counter.wait],
@@ -128,54 +129,59 @@ def prepare(attacked, authentications, waiting):
                         'login': user.login,
                         } for user in attacked
                     for _ in range(ATTEMPTS[authentications])])
+        if tools.POSTGRESQL:
+            # So that this is not counted later
+            cursor.execute('SELECT pg_stat_force_next_flush()')
 
 
 class Phase:
-    "Honest logins, and an attack beside them if there is one"
+    "Honest logins, first alone and then beside an attack"
 
     def __init__(self, honest, executor):
         self.honest = honest
         self.executor = executor
 
-    def log_in(self, i):
-        "Let an honest user log in now and then."
-        for k in range(self.seconds // INTERVAL + 1):
-            due = self.started + k * INTERVAL + i * INTERVAL / HONEST
-            if due >= self.started + self.seconds:
-                break
-            time.sleep(max(0, due - time.perf_counter()))
-            user = self.honest.pop()
-            self.times.append(tools.log_in(
-                    self.port, DATABASE, user, address=f'198.51.100.{i + 1}'))
+    def log_in(self, seconds):
+        "Return the times of the honest logins in so many seconds."
+        times = []
+        started = time.perf_counter()
 
-    def run(self, authentications, attack=None):
+        def log_in(i):
+            due = i * INTERVAL / HONEST
+            while due < seconds:
+                time.sleep(max(0, started + due - time.perf_counter()))
+                times.append(tools.log_in(
+                        self.port, DATABASE, self.honest.pop(),
+                        address=f'198.51.100.{i + 1}'))
+                due += INTERVAL
+        tools.in_threads(HONEST, log_in)
+        return times
+
+    def run(self, authentications, *attack):
         """Return what was measured, as a dictionary.
 
-        attack: the logins and parameters of the guesses
+        attack: the logins, what is sent and how many guesses a second
         """
-        self.seconds = 2 if tools.QUICK else SECONDS
-        self.times = []
-        before = database_statistics()
         with tools.serve(
                 DATABASE, authentications, WORKERS) as (self.port, process):
             tools.in_threads(
                 2 * WORKERS, lambda i: tools.post(
                     self.port, f'{DATABASE}/', 'common.db.login', '', {}))
-            answers, seconds = Counter(), self.seconds
-            if attack:
-                guesses = self.executor.submit(
-                    flood, self.port, *attack, self.seconds)
+            quiet = self.log_in(QUIET_SECONDS)
+            before = database_statistics()
             cpu = tools.cpu_seconds(process)
-            self.started = started = time.perf_counter()
-            tools.in_threads(HONEST, self.log_in)
-            if attack:
-                answers, seconds = guesses.result()
+            started = time.perf_counter()
+            guesses = self.executor.submit(flood, self.port, *attack, SECONDS)
+            times = self.log_in(SECONDS)
+            answers, seconds = guesses.result()
             cpu = tools.cpu_seconds(process) - cpu
             elapsed = time.perf_counter() - started
+        # The server has ended, so that PostgreSQL knows all that it did
         after = database_statistics()
         return {
-            'times': [t for t in self.times if t is not None],
-            'refused': self.times.count(None),
+            'quiet': [t for t in quiet if t is not None],
+            'times': [t for t in times if t is not None],
+            'refused': times.count(None) + quiet.count(None),
             'rate': answers.total() / seconds,
             'answers': ', '.join(
                 f'{number} × {status}'
@@ -204,58 +210,53 @@ def measure():
     tools.new_database(DATABASE)
     users = tools.make_users(DATABASE, USERS + ATTACKED)
     attacked, honest = users[:ATTACKED], users[ATTACKED:]
-    rows = []
-    quiet = {}
+    results = []
+    quiet = defaultdict(list)
     with concurrent.futures.ProcessPoolExecutor(
             1, multiprocessing.get_context('spawn')) as executor:
         # So that it has started
         executor.submit(time.time).result()
         phase = Phase(honest, executor)
         for authentications, count, sent, waiting, rate in ATTACKS:
-            if authentications not in quiet:
-                prepare([], authentications, False)
-                quiet[authentications] = phase.run(authentications)
-                rows.append([
-                        authentications, 0, '', '', 0,
-                        *cells(quiet[authentications],
-                            quiet[authentications], '')])
             some = attacked[:count]
             prepare(some, authentications, waiting)
             result = phase.run(
-                authentications,
-                ([u.login for u in some], SENT[sent], rate))
-            rows.append([
-                    authentications, count, 'yes' if waiting else '', sent,
-                    rate,
-                    *cells(result, quiet[authentications],
-                        f'≤ {GOAL}' if waiting else '')])
+                authentications, [u.login for u in some], SENT[sent], rate)
+            results.append(result)
+            quiet[authentications] += result['quiet']
+    rows = [
+        [authentications, f'{count:,}', 'yes' if waiting else 'no', sent, rate,
+            *cells(result, quiet[authentications]),
+            f'≤ {GOAL}' if waiting else '']
+        for (authentications, count, sent, waiting, rate), result in zip(
+            ATTACKS, results, strict=True)]
     return [
         f'{WORKERS} workers of {tools.THREADS} threads; {HONEST} honest users '
-        f'log in every {INTERVAL} seconds for {SECONDS} seconds; '
-        f'{CONNECTIONS} connections guess.\n',
+        f'log in every {INTERVAL} seconds, {QUIET_SECONDS} seconds alone and '
+        f'{SECONDS} seconds attacked over {CONNECTIONS} connections. The time '
+        'alone is the one of all phases with the same authentications. The '
+        'rows are those in the table at the end, `rows written/s` those of '
+        'all tables.\n',
         tools.table([
                 'authentications', 'attacked', 'waiting', 'sent',
                 'guesses/s wanted', 'guesses/s', 'answers', 'honest logins',
-                'refused', 'p50 ms', 'p95 ms', 'p95 / nobody', 'goal',
+                'refused', 'p50 ms', 'p95 ms', 'p50 ms alone', 'p95 ms alone',
                 'server CPU', 'database CPU', 'commits/s', 'rows written/s',
-                'attempts', 'events', 'queue'], rows)]
+                'rows of attempts', 'rows of events', 'rows of the queue',
+                'p95 / alone', 'goal'], rows)]
 
 
-def cells(result, quiet, goal):
+def cells(result, quiet):
     "Return the cells of the table for what was measured."
-    p50, p95, quiet_p95 = [
-        tools.percentile(times, percent) * 1e3 if times else float('nan')
-        for times, percent in [
-            (result['times'], 50), (result['times'], 95),
-            (quiet['times'], 95)]]
+    times = [
+        tools.percentile(values, percent) * 1e3
+        for values in [result['times'], quiet] for percent in [50, 95]]
     database = [''] * 3
     if result['database']:
-        database = [
-            format_.format(number) for format_, number in zip(
-                ['{:.2f}', '{:.0f}', '{:.0f}'], result['database'],
-                strict=True)]
+        cpu, *numbers = result['database']
+        database = [f'{cpu:.2f}', *map('{:.0f}'.format, numbers)]
     return [
         f"{result['rate']:.0f}", result['answers'], len(result['times']),
-        result['refused'], f'{p50:.0f}', f'{p95:.0f}',
-        f'{p95 / quiet_p95:.2f}', goal, f"{result['cpu']:.2f}", *database,
-        *result['rows']]
+        result['refused'], *map('{:.0f}'.format, times),
+        f"{result['cpu']:.2f}", *database, *result['rows'],
+        f'{times[1] / times[3]:.2f}']

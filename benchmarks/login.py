@@ -20,7 +20,7 @@ from trytond.pool import Pool
 from trytond.transaction import Transaction
 
 DATABASE = 'login'
-LOGINS = 40
+LOGINS = 30
 RUNS = 3
 # So long that a user is told by e-mail of each recovery code
 STEPS = 121

@@ -27,7 +27,6 @@ import trytond.config as config
 from benchmarks import tools
 from trytond import security
 from trytond.modules.authentication_totp import totp
-from trytond.pool import Pool
 from trytond.transaction import Transaction
 
 DATABASE = 'step'
@@ -174,13 +173,6 @@ def count_statements(user, now):
         + f'\nThe statements of `password+totp`:\n\n{text}\n')
 
 
-def step(user, code):
-    "Check and consume the code as _login_totp does."
-    Counter = Pool().get('res.user.totp_counter')
-    User = Pool().get('res.user')
-    Counter.consume(Counter.check(User._get_login_id(user.login), code))
-
-
 def steps(user, now, profiler=None):
     "Return the seconds of each of many steps, without and with the commit."
     times = []
@@ -193,7 +185,7 @@ def steps(user, now, profiler=None):
             if profiler:
                 profiler.enable()
             started = time.perf_counter()
-            step(user, code)
+            tools.step(user, code)
             done = time.perf_counter()
             if profiler:
                 profiler.disable()

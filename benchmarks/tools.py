@@ -52,6 +52,7 @@ def scaled(number):
 
 def start():
     "Make the keys that seal and the databases to copy."
+    LOG.unlink(missing_ok=True)
     _, path = tempfile.mkstemp(dir=config.get('database', 'path'))
     Path(path).write_bytes(Fernet.generate_key())
     set_config('authentication_totp', 'encryption_keys', path)
@@ -228,6 +229,14 @@ def make_users(database, count, active=None):
     return result
 
 
+def step(user, code):
+    "Check and consume the code as a login does."
+    pool = Pool()
+    Counter = pool.get('res.user.totp_counter')
+    user_id = pool.get('res.user')._get_login_id(user.login)
+    Counter.consume(Counter.check(user_id, code))
+
+
 def set_passwords(database, hasher):
     "Store the hash that the hasher makes of the password for all users."
     execute(
@@ -264,7 +273,7 @@ def serve(
                 Path(sys.executable).with_name('gunicorn'),
                 '--bind', f'127.0.0.1:{port}', '--workers', str(workers),
                 '--worker-class', 'gthread', '--threads', str(THREADS),
-                '--timeout', str(TIMEOUT),
+                '--timeout', str(TIMEOUT), '--no-control-socket',
                 *(['--preload'] if preload else []), 'benchmarks.wsgi:app'],
             cwd=ROOT, env=environ, stdout=log, stderr=log)
     try:
