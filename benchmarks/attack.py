@@ -80,7 +80,7 @@ class Flood:
         "Return how many answers of each kind there were, and the seconds."
         self.started = time.monotonic()
         self.end = self.started + self.calls / self.rate
-        tools.in_threads(CONNECTIONS, self.connection)
+        tools.in_threads(tools.scaled(CONNECTIONS), self.connection)
         return self.answers, time.monotonic() - self.started
 
     def connection(self, i):
@@ -167,12 +167,13 @@ class Phase:
             tools.in_threads(
                 2 * WORKERS, lambda i: tools.post(
                     self.port, f'{DATABASE}/', 'common.db.login', '', {}))
-            quiet = self.log_in(QUIET_SECONDS)
+            quiet = self.log_in(tools.scaled(QUIET_SECONDS))
             before = database_statistics()
             cpu = tools.cpu_seconds(process)
             started = time.perf_counter()
-            guesses = self.executor.submit(flood, self.port, *attack, SECONDS)
-            times = self.log_in(SECONDS)
+            length = tools.scaled(SECONDS)
+            guesses = self.executor.submit(flood, self.port, *attack, length)
+            times = self.log_in(length)
             answers, seconds = guesses.result()
             cpu = tools.cpu_seconds(process) - cpu
             elapsed = time.perf_counter() - started
