@@ -147,6 +147,7 @@ class Phase:
         started = time.perf_counter()
 
         def log_in(i):
+            "Log in every now and then."
             due = i * INTERVAL / HONEST
             while due < seconds:
                 time.sleep(max(0, started + due - time.perf_counter()))

@@ -20,6 +20,7 @@ PACKAGES = [
 
 
 def main(names):
+    "Measure the topics of these names."
     tools.start()
     versions = ', '.join([
             f'Python {platform.python_version()}', tools.database_version(),

@@ -86,6 +86,7 @@ def write_sections(sections):
 
 
 def main():
+    "Measure the topics in all series and databases."
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         'topics', nargs='*', metavar='TOPIC', help=', '.join(TOPICS))

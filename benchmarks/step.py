@@ -70,12 +70,14 @@ def codes():
         struct.pack('>Q', NOW // tools.PERIOD + i) for i in range(-1, 2)]
 
     def passlib(code, window):
+        "Match as passlib does it by itself."
         try:
             other.match(code, NOW, window=window * tools.PERIOD)
         except TokenError:
             pass
 
     def new_passlib(code, window):
+        "Make the object of passlib and match."
         try:
             TOTP(user.key, format='raw').match(
                 code, NOW, window=window * tools.PERIOD)
@@ -83,6 +85,7 @@ def codes():
             pass
 
     def own(stored, code, window):
+        "Open what is stored and match."
         totp.Secret.load(stored, user.id).match(code, NOW, tolerance=window)
 
     rows = []
@@ -131,6 +134,7 @@ def statements():
     result = []
 
     def counted(cursor, *args, **kwargs):
+        "Note the statement and execute it."
         # An empty one tries the connection
         if query := str(args[0]).strip():
             result.append(query)

@@ -51,6 +51,7 @@ class Clients:
         started = time.perf_counter()
 
         def log_in(i):
+            "Log in again and again."
             while time.perf_counter() - started < seconds:
                 times.append(
                     tools.log_in(port, DATABASE, self.next_user()))
