@@ -7,6 +7,9 @@ demo:
 demo-clean:
 	rm -rf .demo
 
+bench:
+	@$(PYTHON) -m benchmarks.run $(TOPIC)
+
 e2e:
 	@$(PYTHON) -m e2e.run
 
@@ -29,4 +32,4 @@ style: .venv/bin/ruff
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet tox ruff sphinx
 
-.PHONY: demo demo-clean doc e2e e2e-gtk style test
+.PHONY: bench demo demo-clean doc e2e e2e-gtk screenshots style test

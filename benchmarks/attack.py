@@ -1,0 +1,264 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"""Honest users who log in while others guess
+
+The guesses come from many addresses, over a bounded number of connections and
+from a process on the same machine, of which they take their part too. In
+password+totp who guesses codes knows the password, and argon2 is the wall; in
+totp+password the code comes first. An attack begins either with no failure
+counted, or where it has led: the module lets the attacked users wait, and core
+has counted the attempts that it was told of. Beside them is what core does
+without the module: it asks for the password, or refuses a wrong one.
+"""
+
+import concurrent.futures
+import multiprocessing
+import random
+import threading
+import time
+from collections import Counter, defaultdict
+
+from benchmarks import tools
+from trytond.pool import Pool
+from trytond.transaction import Transaction
+
+DATABASE = 'attack'
+HONEST = 20
+# Each of them needs a user who did not log in within the time step
+USERS = 2000
+ATTACKED = 1000
+CONNECTIONS = 32
+WORKERS = 2
+QUIET_SECONDS = 2
+SECONDS = 5
+INTERVAL = 4
+GOAL = 1.5
+NOTHING, WRONG, WRONG_CODE = 'nothing', 'wrong password, code', 'wrong code'
+SENT = {
+    NOTHING: {},
+    WRONG: {'password': 'wrong', 'totp_code': '000000'},
+    WRONG_CODE: {'password': tools.PASSWORD, 'totp_code': '000000'},
+    }
+# The authentications, how many are attacked, what is sent, whether they are
+# already waiting, and how many guesses a second
+ATTACKS = [
+    ('password', 1, NOTHING, False, 50),
+    ('password', 1, NOTHING, False, 500),
+    ('password', ATTACKED, WRONG, False, 500),
+    ('password+totp', 1, WRONG_CODE, False, 500),
+    ('password+totp', ATTACKED, WRONG_CODE, False, 500),
+    ('password+totp', 1, WRONG_CODE, True, 2),
+    ('password+totp', 1, WRONG_CODE, True, 500),
+    ('password+totp', ATTACKED, WRONG_CODE, True, 500),
+    ('totp+password', 1, WRONG, False, 500),
+    ('totp+password', ATTACKED, WRONG, False, 500),
+    ('totp+password', ATTACKED, WRONG, True, 50),
+    ('totp+password', 1, WRONG, True, 500),
+    ('totp+password', ATTACKED, WRONG, True, 500),
+    ]
+# What core counts before the module lets wait, or before core refuses
+ATTEMPTS = {'password+totp': 3, 'totp+password': 6}
+COUNTED = [
+    'res_user_login_attempt', 'res_user_totp_event', 'ir_queue']
+
+
+class Flood:
+    "So many guesses a second for some seconds, if the server is fast enough"
+
+    def __init__(self, port, logins, parameters, rate, seconds):
+        self.port = port
+        self.logins = logins
+        self.parameters = parameters
+        self.rate = rate
+        self.calls = rate * seconds
+        self.lock = threading.Lock()
+        self.next = 0
+        self.answers = Counter()
+
+    def run(self):
+        "Return how many answers of each kind there were, and the seconds."
+        self.started = time.monotonic()
+        self.end = self.started + self.calls / self.rate
+        tools.in_threads(tools.scaled(CONNECTIONS), self.connection)
+        return self.answers, time.monotonic() - self.started
+
+    def connection(self, i):
+        "Guess until it is over."
+        while time.monotonic() < self.end:
+            with self.lock:
+                number = self.next
+                self.next += 1
+            if number >= self.calls:
+                break
+            due = self.started + number / self.rate
+            time.sleep(max(0, due - time.monotonic()))
+            address = '.'.join(str(random.randint(1, 254)) for _ in range(4))
+            status, answer = tools.post(
+                self.port, f'{DATABASE}/', 'common.db.login',
+                self.logins[number % len(self.logins)], self.parameters, 'en',
+                address=address)
+            with self.lock:
+                self.answers[status] += 1
+
+
+def flood(*args):
+    "Run a flood; for a process of its own."
+    return Flood(*args).run()
+
+
+def prepare(attacked, authentications, waiting):
+    "Forget the failures and attempts, or count those that make wait."
+    pool = Pool(DATABASE)
+    with Transaction().start(DATABASE, 0) as transaction:
+        TOTPCounter = pool.get('res.user.totp_counter')
+        LoginAttempt = pool.get('res.user.login.attempt')
+        cursor = transaction.connection.cursor()
+        for name in COUNTED:
+            cursor.execute(f'DELETE FROM {name}')
+        counter = TOTPCounter.__table__()
+        cursor.execute(*counter.update(
+                [counter.failures, counter.wait], [0, 0],
+                where=counter.failures > 0))
+        if waiting:
+            cursor.execute(*counter.update(
+                    [counter.failures, counter.failed, counter.wait],
+                    [20, time.time(), 3600],
+                    where=counter.user.in_([u.id for u in attacked])))
+            LoginAttempt.create([{
+                        'login': user.login,
+                        } for user in attacked
+                    for _ in range(ATTEMPTS[authentications])])
+        if tools.POSTGRESQL:
+            # So that this is not counted later
+            cursor.execute('SELECT pg_stat_force_next_flush()')
+
+
+class Phase:
+    "Honest logins, first alone and then beside an attack"
+
+    def __init__(self, honest, executor):
+        self.honest = honest
+        self.executor = executor
+
+    def log_in(self, seconds):
+        "Return the times of the honest logins in so many seconds."
+        times = []
+        started = time.perf_counter()
+
+        def log_in(i):
+            "Log in every now and then."
+            due = i * INTERVAL / HONEST
+            while due < seconds:
+                time.sleep(max(0, started + due - time.perf_counter()))
+                times.append(tools.log_in(
+                        self.port, DATABASE, self.honest.pop(),
+                        address=f'198.51.100.{i + 1}'))
+                due += INTERVAL
+        tools.in_threads(HONEST, log_in)
+        return times
+
+    def run(self, authentications, *attack):
+        """Return what was measured, as a dictionary.
+
+        attack: the logins, what is sent and how many guesses a second
+        """
+        with tools.serve(
+                DATABASE, authentications, WORKERS) as (self.port, process):
+            tools.in_threads(
+                2 * WORKERS, lambda i: tools.post(
+                    self.port, f'{DATABASE}/', 'common.db.login', '', {}))
+            quiet = self.log_in(tools.scaled(QUIET_SECONDS))
+            before = database_statistics()
+            cpu = tools.cpu_seconds(process)
+            started = time.perf_counter()
+            length = tools.scaled(SECONDS)
+            guesses = self.executor.submit(flood, self.port, *attack, length)
+            times = self.log_in(length)
+            answers, seconds = guesses.result()
+            cpu = tools.cpu_seconds(process) - cpu
+            elapsed = time.perf_counter() - started
+        # The server has ended, so that PostgreSQL knows all that it did
+        after = database_statistics()
+        return {
+            'quiet': [t for t in quiet if t is not None],
+            'times': [t for t in times if t is not None],
+            'refused': times.count(None) + quiet.count(None),
+            'rate': answers.total() / seconds,
+            'answers': ', '.join(
+                f'{number} × {status}'
+                for status, number in sorted(answers.items())),
+            'cpu': cpu / elapsed,
+            'database': [
+                (a - b) / elapsed for a, b in zip(after, before, strict=True)],
+            'rows': tools.count_rows(DATABASE, *COUNTED),
+            }
+
+
+def database_statistics():
+    """Return CPU seconds, commits and rows written of PostgreSQL, nothing of
+    SQLite, which is part of the server process.
+    """
+    if not tools.POSTGRESQL:
+        return []
+    numbers, = tools.execute_server(
+        "SELECT xact_commit, tup_inserted + tup_updated + tup_deleted "
+        f"FROM pg_stat_database WHERE datname = '{DATABASE}'")
+    return [tools.cpu_seconds(tools.database_process()), *numbers]
+
+
+def measure():
+    "Return the table of the attacks."
+    tools.new_database(DATABASE)
+    users = tools.make_users(DATABASE, USERS + ATTACKED)
+    attacked, honest = users[:ATTACKED], users[ATTACKED:]
+    results = []
+    quiet = defaultdict(list)
+    with concurrent.futures.ProcessPoolExecutor(
+            1, multiprocessing.get_context('spawn')) as executor:
+        # So that it has started
+        executor.submit(time.time).result()
+        phase = Phase(honest, executor)
+        for authentications, count, sent, waiting, rate in ATTACKS:
+            some = attacked[:count]
+            prepare(some, authentications, waiting)
+            result = phase.run(
+                authentications, [u.login for u in some], SENT[sent], rate)
+            results.append(result)
+            quiet[authentications] += result['quiet']
+    rows = [
+        [authentications, f'{count:,}', 'yes' if waiting else 'no', sent, rate,
+            *cells(result, quiet[authentications]),
+            f'≤ {GOAL}' if waiting else '']
+        for (authentications, count, sent, waiting, rate), result in zip(
+            ATTACKS, results, strict=True)]
+    return [
+        f'{WORKERS} workers of {tools.THREADS} threads; {HONEST} honest users '
+        f'log in every {INTERVAL} seconds, {QUIET_SECONDS} seconds alone and '
+        f'{SECONDS} seconds attacked over {CONNECTIONS} connections. The time '
+        'alone is the one of all phases with the same authentications. The '
+        'rows are those in the table at the end, `rows written/s` those of '
+        'all tables.\n',
+        tools.table([
+                'authentications', 'attacked', 'waiting', 'sent',
+                'guesses/s wanted', 'guesses/s', 'answers', 'honest logins',
+                'refused', 'p50 ms', 'p95 ms', 'p50 ms alone', 'p95 ms alone',
+                'server CPU', 'database CPU', 'commits/s', 'rows written/s',
+                'rows of attempts', 'rows of events', 'rows of the queue',
+                'p95 / alone', 'goal'], rows)]
+
+
+def cells(result, quiet):
+    "Return the cells of the table for what was measured."
+    times = [
+        tools.percentile(values, percent) * 1e3
+        for values in [result['times'], quiet] for percent in [50, 95]]
+    database = [''] * 3
+    if result['database']:
+        cpu, *numbers = result['database']
+        database = [f'{cpu:.2f}', *map('{:.0f}'.format, numbers)]
+    return [
+        f"{result['rate']:.0f}", result['answers'], len(result['times']),
+        result['refused'], *map('{:.0f}'.format, times),
+        f"{result['cpu']:.2f}", *database, *result['rows'],
+        f'{times[1] / times[3]:.2f}']

@@ -1,0 +1,168 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"""What grows with the users and with their logins
+
+Each size is a database of its own, and they take turns. Each user has a sealed
+secret, a counter, one recovery code and one event; ten recovery codes take ten
+times the space of one. Most secrets only have the right length.
+"""
+
+import gc
+import statistics
+import time
+from unittest.mock import patch
+
+from benchmarks import tools
+from trytond import security
+from trytond.modules.authentication_totp import totp
+from trytond.transaction import Transaction
+
+USERS = [10, 10_000, 1_000_000]
+LOGINS_OF_A_USER = [1, 100, 10_000]
+ACTIVE = 10
+LOGINS = 15
+STEPS = 300
+TABLES = [
+    'res_user_totp_counter', 'res_user_totp_recovery_code',
+    'res_user_totp_event']
+METHODS = ['password', 'password+totp']
+
+
+class Size:
+    "A database with a number of users"
+
+    def __init__(self, number):
+        self.number = number
+        self.name = f'growth{number}'
+        tools.new_database(self.name)
+        self.empty = self.sizes()
+        self.users = tools.make_users(self.name, number, ACTIVE)
+        self.times = {name: [] for name in ['step', *METHODS]}
+        self.next = 0
+
+    def sizes(self):
+        "Return the bytes of each table, with its indexes."
+        if tools.POSTGRESQL:
+            return [
+                tools.execute(
+                    self.name, f"SELECT pg_total_relation_size('{table}')"
+                    )[0][0] for table in TABLES]
+        return [
+            tools.execute(
+                self.name,
+                "SELECT SUM(pgsize) FROM dbstat WHERE name IN "
+                "(SELECT name FROM sqlite_master "
+                f"WHERE tbl_name = '{table}')")[0][0] for table in TABLES]
+
+    def next_user(self):
+        "Return the users one after the other."
+        self.next += 1
+        return self.users[self.next % len(self.users)]
+
+    def step(self, now):
+        "Time the step of a login with its commit, without password."
+        user = self.next_user()
+        code = user.code(now)
+        with Transaction().start(self.name, 0) as transaction:
+            started = time.perf_counter()
+            tools.step(user, code)
+            transaction.commit()
+        self.times['step'].append(time.perf_counter() - started)
+
+    def log_in(self, method, now):
+        "Time a login."
+        user = self.next_user()
+        parameters = {
+            'password': tools.PASSWORD, 'totp_code': user.code(now)}
+        started = time.perf_counter()
+        assert security.login(self.name, user.login, parameters)
+        self.times[method].append(time.perf_counter() - started)
+
+
+def in_turns(sizes, now):
+    "Time the steps and the logins of all sizes."
+    gc.collect()
+    for _ in range(tools.scaled(STEPS)):
+        now[0] += tools.PERIOD
+        for size in sizes:
+            size.step(now[0])
+    for _ in range(tools.scaled(LOGINS)):
+        for method in METHODS:
+            now[0] += tools.PERIOD
+            tools.set_config('session', 'authentications', method)
+            for size in sizes:
+                size.log_in(method, now[0])
+
+
+def users_table(sizes):
+    "Return the table by the number of users."
+    rows = []
+    first = sizes[0]
+    for size in sizes:
+        row = [f'{size.number:,}']
+        for name, times in size.times.items():
+            row += [
+                tools.milliseconds(statistics.median(times)),
+                '{:.2f}'.format(
+                    statistics.median(times)
+                    / statistics.median(first.times[name]))]
+        rows.append([*row, 'flat'])
+    return tools.table([
+            'users', 'step ms', '/ 10', 'password ms', '/ 10',
+            'password+totp ms', '/ 10', 'goal'], rows)
+
+
+def sizes_table(sizes):
+    "Return the table of rows and bytes."
+    rows = []
+    for i, name in enumerate(TABLES):
+        for size in sizes:
+            count, = tools.count_rows(size.name, name)
+            total = size.sizes()[i]
+            rows.append([
+                    name, f'{size.number:,}', f'{count:,}', f'{total:,}',
+                    f'{(total - size.empty[i]) / size.number:.0f}',
+                    'constant'])
+    return tools.table([
+            'table', 'users', 'rows', 'bytes with indexes',
+            'bytes per user more than empty', 'goal'], rows)
+
+
+def logins_table(size, now):
+    "Return the table by the number of logins of one user."
+    rows = []
+    size.users = size.users[:1]
+    done = 0
+    for number in LOGINS_OF_A_USER:
+        number = tools.scaled(number)
+        size.times['step'].clear()
+        while done < number:
+            now[0] += tools.PERIOD
+            size.step(now[0])
+            done += 1
+        times = size.times['step'][-100:]
+        counts = tools.count_rows(size.name, *TABLES)
+        rows.append([
+                f'{number:,}', tools.milliseconds(statistics.median(times)),
+                *map('{:,}'.format, counts),
+                *map('{:,}'.format, size.sizes()), 'flat'])
+    return tools.table([
+            'logins of one user', 'step ms (last 100)',
+            *(f'rows of {name}' for name in TABLES),
+            *(f'bytes of {name}' for name in TABLES), 'goal'], rows)
+
+
+def measure():
+    "Return the tables of the growth."
+    now = [2_000_000_000]
+    with patch.object(totp, 'now', lambda: now[0]):
+        sizes = [
+            Size(max(10, tools.scaled(number))) for number in USERS]
+        in_turns(sizes, now)
+        tables = [users_table(sizes), sizes_table(sizes)]
+        # The first one counts the users of all tables
+        tables.append(logins_table(sizes[0], now))
+    return [
+        f'Medians of {tools.scaled(STEPS)} steps with their commit and '
+        f'{tools.scaled(LOGINS)} logins of each kind.\n', *tables]

@@ -1,0 +1,135 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"""The CPU and the time of one login through security.login
+
+Each login is the request with all answers, as the last one of the dialogue.
+"""
+
+import gc
+import statistics
+import time
+from contextlib import ExitStack
+from unittest.mock import patch
+
+import trytond.config as config
+from benchmarks import tools
+from trytond import security
+from trytond.modules.authentication_totp import totp
+from trytond.pool import Pool
+from trytond.transaction import Transaction
+
+DATABASE = 'login'
+LOGINS = 30
+RUNS = 3
+# So long that a user is told by e-mail of each recovery code
+STEPS = 121
+GOAL = 1.03
+PASSWORD = 'password'
+CLEAR = 'password+totp, in clear'
+SEALED = 'password+totp, sealed'
+RECOVERY = 'password+totp, recovery code'
+SMS = 'password+sms'
+VARIANTS = [PASSWORD, CLEAR, SEALED, RECOVERY, SMS]
+
+
+class Login:
+    "Logins with a clock that moves on with each"
+
+    def __init__(self):
+        self.now = 2_000_000_000
+        self.keys = config.get('authentication_totp', 'encryption_keys')
+        self.users = dict(zip(VARIANTS, tools.make_users(
+                    DATABASE, len(VARIANTS)), strict=True))
+        user = self.users[CLEAR]
+        with Transaction().start(DATABASE, 0) as transaction:
+            tools.set_config('authentication_totp', 'encryption_keys', '')
+            table = Pool().get('res.user').__table__()
+            secret = totp.Secret(user.key, 'sha1', 6, tools.PERIOD)
+            transaction.connection.cursor().execute(*table.update(
+                    [table.totp_secret], [secret.dump(user.id)],
+                    where=table.id == user.id))
+
+    def parameters(self, variant):
+        "Return what the user of the variant types."
+        user = self.users[variant]
+        parameters = {'password': tools.PASSWORD}
+        if variant in {CLEAR, SEALED}:
+            parameters['totp_code'] = user.code(self.now)
+        elif variant == RECOVERY:
+            with Transaction().start(DATABASE, 0):
+                RecoveryCode = Pool().get('res.user.totp_recovery_code')
+                parameters['totp_code'] = RecoveryCode.renew(user.id)[0]
+        elif variant == SMS:
+            with Transaction().start(DATABASE, 0):
+                SMSCode = Pool().get('res.user.login.sms_code')
+                SMSCode.send(user.id)
+                code, = SMSCode.search([('user_id', '=', user.id)])
+                parameters['sms_code'] = code.code
+        return parameters
+
+    def log_in(self, variant):
+        "Return the CPU and the time of a login, in seconds."
+        self.now += STEPS * tools.PERIOD
+        tools.set_config(
+            'session', 'authentications', variant.partition(',')[0])
+        tools.set_config(
+            'authentication_totp', 'encryption_keys',
+            '' if variant == CLEAR else self.keys)
+        login = self.users[variant].login
+        parameters = self.parameters(variant)
+        cpu, wall = time.process_time(), time.perf_counter()
+        session = security.login(DATABASE, login, parameters)
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        assert session, variant
+        return cpu, wall
+
+    def run(self, logins):
+        "Return the medians of CPU and time of as many logins of each variant."
+        times = {variant: [] for variant in VARIANTS}
+        gc.collect()
+        for i in range(logins):
+            first = i % len(VARIANTS)
+            for variant in VARIANTS[first:] + VARIANTS[:first]:
+                times[variant].append(self.log_in(variant))
+        tools.execute(DATABASE, 'DELETE FROM ir_session')
+        return {
+            variant: [statistics.median(values) for values in zip(
+                    *times[variant], strict=True)]
+            for variant in VARIANTS}
+
+
+def measure():
+    "Return the table of the logins."
+    tools.new_database(DATABASE)
+    login = Login()
+    with ExitStack() as stack:
+        for patcher in [
+                patch.object(totp, 'now', lambda: login.now),
+                # A thread renders and sends the e-mails
+                patch('trytond.modules.authentication_totp.res._MAILER')]:
+            stack.enter_context(patcher)
+        login.run(3)
+        runs = [login.run(tools.scaled(LOGINS)) for _ in range(RUNS)]
+    tools.set_config('authentication_totp', 'encryption_keys', login.keys)
+    rows = []
+    for variant in VARIANTS:
+        row = [variant]
+        for i in range(2):
+            values = [run[variant][i] for run in runs]
+            ratios = [run[variant][i] / run[PASSWORD][i] for run in runs]
+            row += [
+                tools.milliseconds(statistics.median(values)),
+                tools.spread(ratios, '{:.3f}')]
+        goal = ''
+        if variant == SEALED:
+            ratio = statistics.median(
+                run[SEALED][0] / run[SMS][0] for run in runs)
+            goal = f'CPU / password ≤ {GOAL}; CPU / sms ≤ 1: {ratio:.3f}'
+        rows.append([*row, goal])
+    return [
+        f'Medians of {RUNS} runs of {tools.scaled(LOGINS)} logins each, and '
+        'from which to which run they went.\n',
+        tools.table([
+                'login', 'CPU ms', 'CPU / password', 'wall ms',
+                'wall / password', 'goal'], rows)]

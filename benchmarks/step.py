@@ -1,0 +1,237 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"""The TOTP step alone: microseconds, SQL statements and a profile
+
+The code is the one of now. passlib tries the time steps of the window from the
+first one on, so that the width of the window counts for a right code too.
+"""
+
+import base64
+import cProfile
+import gc
+import hmac
+import pstats
+import statistics
+import struct
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import pyotp
+from passlib.exc import TokenError
+from passlib.totp import TOTP
+
+import trytond.config as config
+from benchmarks import tools
+from trytond import security
+from trytond.modules.authentication_totp import totp
+from trytond.transaction import Transaction
+
+DATABASE = 'step'
+CALLS = 400
+RUNS = 7
+STEPS = 400
+TOP = 25
+NOW = 2_000_000_000
+WINDOWS = {'tolerance': 1, 'tolerance + drift': 1 + totp.MAX_DRIFT}
+GOAL = 2
+
+
+def in_turns(functions, calls):
+    "Return the microseconds of a call of each function, run by run."
+    times = {name: [] for name in functions}
+    gc.collect()
+    for _ in range(RUNS):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            for _ in range(calls):
+                function()
+            seconds = time.perf_counter() - started
+            times[name].append(seconds / calls * 1e6)
+    return times
+
+
+def codes():
+    "Return the table of totp.py against the others."
+    user = tools.User(1, 'user1', b'12345678901234567890')
+    code = user.code_at(NOW // tools.PERIOD)
+    wrong = str((int(code) + 1) % 10 ** 6).zfill(6)
+    secret = totp.Secret(user.key, 'sha1', 6, tools.PERIOD)
+    sealed = secret.dump(user.id)
+    keys = config.get('authentication_totp', 'encryption_keys')
+    config.set('authentication_totp', 'encryption_keys', '')
+    clear = secret.dump(user.id)
+    config.set('authentication_totp', 'encryption_keys', keys)
+    other = TOTP(user.key, format='raw')
+    third = pyotp.TOTP(base64.b32encode(user.key).decode())
+    counters = [
+        struct.pack('>Q', NOW // tools.PERIOD + i) for i in range(-1, 2)]
+
+    def passlib(code, window):
+        "Match as passlib does it by itself."
+        try:
+            other.match(code, NOW, window=window * tools.PERIOD)
+        except TokenError:
+            pass
+
+    def new_passlib(code, window):
+        "Make the object of passlib and match."
+        try:
+            TOTP(user.key, format='raw').match(
+                code, NOW, window=window * tools.PERIOD)
+        except TokenError:
+            pass
+
+    def own(stored, code, window):
+        "Open what is stored and match."
+        totp.Secret.load(stored, user.id).match(code, NOW, tolerance=window)
+
+    rows = []
+    for kind, value in [('right', code), ('wrong', wrong)]:
+        for name, window in WINDOWS.items():
+            times = in_turns({
+                    'passlib': lambda v=value, w=window: passlib(v, w),
+                    'new passlib': lambda v=value, w=window: new_passlib(v, w),
+                    'match': lambda v=value, w=window: secret.match(v, NOW, w),
+                    'clear': lambda v=value, w=window: own(clear, v, w),
+                    'sealed': lambda v=value, w=window: own(sealed, v, w),
+                    'pyotp': lambda v=value, w=window: third.verify(
+                        v, for_time=NOW, valid_window=w),
+                    'hmac': lambda: [
+                        hmac.digest(user.key, counter, 'sha1')
+                        for counter in counters],
+                    }, tools.scaled(CALLS))
+            ratios = {
+                key: statistics.median(
+                    a / b for a, b in zip(
+                        values, times['passlib'], strict=True))
+                for key, values in times.items()}
+            for key, text, goal in [
+                    ('passlib', 'passlib TOTP.match', ''),
+                    ('new passlib', 'passlib TOTP(…).match', ''),
+                    ('match', 'totp.py match', f'≤ {GOAL}'),
+                    ('clear', 'totp.py load in clear, match', f'≤ {GOAL}'),
+                    ('sealed', 'totp.py load sealed, match', f'≤ {GOAL}'),
+                    ('pyotp', 'pyotp TOTP.verify', ''),
+                    ('hmac', 'three hmac.digest', '')]:
+                rows.append([
+                        kind, f'{name} (±{window})', text,
+                        tools.spread(times[key], '{:.1f}'),
+                        f'{ratios[key]:.2f}', goal])
+    return tools.table([
+            'code', 'window', 'what', 'µs (of which to which run)',
+            '/ passlib match', 'goal'], rows)
+
+
+@contextmanager
+def statements():
+    "Append each SQL statement of the context to the list."
+    with Transaction().start(DATABASE, 0) as transaction:
+        Cursor = type(transaction.connection.cursor())
+    execute = Cursor.execute
+    result = []
+
+    def counted(cursor, *args, **kwargs):
+        "Note the statement and execute it."
+        # An empty one tries the connection
+        if query := str(args[0]).strip():
+            result.append(query)
+        return execute(cursor, *args, **kwargs)
+    with patch.object(Cursor, 'execute', counted):
+        yield result
+
+
+def kinds(queries):
+    "Return how many statements read and how many write, as text."
+    reads = sum(q.lstrip('( ').startswith('SELECT') for q in queries)
+    return reads, len(queries) - reads
+
+
+def count_statements(user, now):
+    "Return the table and the list of the statements."
+    counts, listed = {}, {}
+    for method in ['password', 'totp', 'password+totp']:
+        tools.set_config('session', 'authentications', method)
+        # The first login fills the caches
+        for _ in range(2):
+            now[0] += tools.PERIOD
+            parameters = {
+                'password': tools.PASSWORD, 'totp_code': user.code(now[0])}
+            with statements() as queries:
+                security.login(DATABASE, user.login, parameters, cache=False)
+        counts[method], listed[method] = kinds(queries), queries
+    difference = [
+        a - b for a, b in zip(
+            counts['password+totp'], counts['password'], strict=True)]
+    rows = [[name, *numbers, ''] for name, numbers in counts.items()]
+    rows.append([
+            'the step: password+totp less password', *difference,
+            '≤ 1 read, ≤ 1 write'])
+    text = '\n'.join(
+        f'{i}. `{" ".join(query.split())}`'
+        for i, query in enumerate(listed['password+totp'], 1))
+    return (
+        tools.table(['login', 'reads', 'writes', 'goal'], rows)
+        + f'\nThe statements of `password+totp`:\n\n{text}\n')
+
+
+def steps(user, now, profiler=None):
+    "Return the seconds of each of many steps, without and with the commit."
+    times = []
+    for _ in range(tools.scaled(STEPS)):
+        now[0] += tools.PERIOD
+        code = user.code(now[0])
+        with Transaction().start(DATABASE, 0) as transaction:
+            # The connection and the snapshot are core's
+            transaction.connection.cursor().execute('SELECT 1')
+            if profiler:
+                profiler.enable()
+            started = time.perf_counter()
+            tools.step(user, code)
+            done = time.perf_counter()
+            if profiler:
+                profiler.disable()
+            transaction.commit()
+            times.append((done - started, time.perf_counter() - started))
+    return times
+
+
+def profile(user, now):
+    "Return the table of where the time of a step goes."
+    steps(user, now)
+    times = [
+        statistics.median(values) * 1e6
+        for values in zip(*steps(user, now), strict=True)]
+    profiler = cProfile.Profile()
+    count = len(steps(user, now, profiler))
+    stats = pstats.Stats(profiler)
+    rows = []
+    entries = sorted(
+        stats.stats.items(), key=lambda item: item[1][2], reverse=True)
+    for (path, line, name), (_, calls, own, total, _) in entries[:TOP]:
+        place = '/'.join(Path(path).parts[-2:]) if line else ''
+        rows.append([
+                f'`{name}`', f'{place}:{line}' if place else 'built in',
+                f'{calls / count:.1f}', f'{own / count * 1e6:.1f}',
+                f'{total / count * 1e6:.1f}'])
+    total = stats.total_tt / count * 1e6
+    return (
+        f'A step (`_get_login_id`, `Counter.check`, `Counter.consume`) takes '
+        f'{times[0]:.0f} µs, {times[1]:.0f} µs with its commit; '
+        f'{total:.0f} µs under the profiler, which makes calls dearer:\n\n'
+        + tools.table([
+                'function', 'where', 'calls', 'own µs', 'with callees µs'],
+            rows))
+
+
+def measure():
+    "Return the tables of the step."
+    tools.new_database(DATABASE)
+    user, = tools.make_users(DATABASE, 1)
+    now = [NOW]
+    with patch.object(totp, 'now', lambda: now[0]):
+        return [
+            f'Medians of {RUNS} runs of {tools.scaled(CALLS)} calls.\n',
+            codes(), count_statements(user, now), profile(user, now)]

@@ -1,0 +1,114 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"""Logins by HTTP: how many a second, and how long one takes
+
+Each login is a connection of its own, of another user, with a fresh code. The
+clients run on the same machine and take their part of it.
+"""
+
+import collections
+import statistics
+import threading
+import time
+from contextlib import ExitStack
+
+from benchmarks import tools
+from benchmarks.cheap_hash import CHEAP_HASH
+
+DATABASE = 'throughput'
+USERS = 6000
+WORKERS = [1, 2, 4]
+CLIENTS = [1, 4, 16, 64]
+METHODS = ['password', 'password+totp']
+SECONDS = 1
+# One with argon2, as 64 clients wait for each other
+ROUNDS = 2
+
+
+class Clients:
+    "Clients who log in one after the other, and each user at most once a step"
+
+    def __init__(self, users):
+        self.users = collections.deque(users)
+        self.lock = threading.Lock()
+
+    def next_user(self):
+        "Return the user who has not logged in for the longest time."
+        with self.lock:
+            user = self.users.popleft()
+            self.users.append(user)
+        assert user.step < time.time() // tools.PERIOD, "too few users"
+        return user
+
+    def run(self, port, count, seconds):
+        """Let as many clients log in until the seconds are over.
+
+        Return the time of each login, the number of those refused and how many
+        a second there were.
+        """
+        times = []
+        started = time.perf_counter()
+
+        def log_in(i):
+            "Log in again and again."
+            while time.perf_counter() - started < seconds:
+                times.append(
+                    tools.log_in(port, DATABASE, self.next_user()))
+        tools.in_threads(count, log_in)
+        rate = len(times) / (time.perf_counter() - started)
+        done = [t for t in times if t is not None]
+        return done, len(times) - len(done), rate
+
+
+def run(clients, cheap):
+    "Return the rows of the table with the hash of core or the cheap one."
+    rows = []
+    seconds = 0.1 if tools.QUICK else SECONDS
+    rounds = ROUNDS if cheap else 1
+    for workers in WORKERS:
+        with ExitStack() as stack:
+            ports = {
+                method: stack.enter_context(tools.serve(
+                        DATABASE, method, workers, cheap=cheap))[0]
+                for method in METHODS}
+            for port in ports.values():
+                clients.run(port, 4 * workers, 0.1)
+            for count in CLIENTS:
+                times = {method: [] for method in METHODS}
+                rates = {method: [] for method in METHODS}
+                refused = dict.fromkeys(METHODS, 0)
+                for _ in range(rounds):
+                    for method, port in ports.items():
+                        done, failures, rate = clients.run(
+                            port, count, seconds / rounds)
+                        times[method] += done
+                        refused[method] += failures
+                        rates[method].append(rate)
+                rates = {
+                    method: statistics.mean(values)
+                    for method, values in rates.items()}
+                for method in METHODS:
+                    rows.append([
+                            'cheap' if cheap else 'argon2', workers, count,
+                            method, len(times[method]), refused[method],
+                            f'{rates[method]:.1f}',
+                            f'{rates[method] / rates["password"]:.2f}',
+                            *(f'{tools.percentile(times[method], p) * 1e3:.0f}'
+                                for p in [50, 95, 99])])
+    return rows
+
+
+def measure():
+    "Return the table of the throughput."
+    tools.new_database(DATABASE)
+    clients = Clients(tools.make_users(DATABASE, USERS))
+    rows = run(clients, cheap=False)
+    tools.set_passwords(DATABASE, CHEAP_HASH)
+    rows += run(clients, cheap=True)
+    return [
+        f'Workers of {tools.THREADS} threads.\n',
+        tools.table([
+                'hash', 'workers', 'clients', 'authentications', 'logins',
+                'refused', 'logins/s', '/ password', 'p50 ms', 'p95 ms',
+                'p99 ms'], rows)]

@@ -1,0 +1,381 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"What the topics share: databases, users, servers, clients and tables"
+
+import base64
+import dataclasses
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pyotp
+from cryptography.fernet import Fernet
+
+import trytond.config as config
+from trytond import backend
+from trytond.modules.authentication_totp import totp
+from trytond.pool import Pool
+from trytond.res.user import PASSWORD_HASH
+from trytond.transaction import Transaction
+
+ROOT = Path(__file__).parent.parent
+LOG = ROOT / '.bench' / 'server.log'
+QUICK = bool(os.environ.get('BENCH_QUICK'))
+POSTGRESQL = backend.name == 'postgresql'
+PASSWORD = 'correct horse'
+# The database with nothing but ir and res, and the one to copy
+BARE = 'bare'
+TEMPLATE = 'template'
+MODULES = ['authentication_totp', 'authentication_sms']
+PERIOD = 30
+THREADS = 16
+TIMEOUT = 120
+
+
+def scaled(number):
+    "Return the number, or a small one to see only whether it works."
+    return max(1, number // 20) if QUICK else number
+
+
+def start():
+    "Make the keys that seal and the databases to copy."
+    LOG.unlink(missing_ok=True)
+    _, path = tempfile.mkstemp(dir=config.get('database', 'path'))
+    Path(path).write_bytes(Fernet.generate_key())
+    set_config('authentication_totp', 'encryption_keys', path)
+    # All come from this machine
+    set_config('session', 'max_attempt_ip_network', str(10 ** 9))
+    if POSTGRESQL:
+        # The tests go without what makes a commit last
+        execute_server('ALTER SYSTEM SET fsync TO on')
+        execute_server('SELECT pg_reload_conf()')
+    create_database(BARE)
+    admin(BARE, 'ir', 'res')
+    create_database(TEMPLATE, BARE)
+    admin(TEMPLATE, *MODULES)
+
+
+def set_config(section, option, value):
+    "Set the option here and for the servers that are started from now on."
+    if not config.has_section(section):
+        config.add_section(section)
+    config.set(section, option, value)
+    os.environ[f'TRYTOND_{section}__{option}'.upper()] = value
+
+
+def execute_server(query):
+    "Execute the statement outside of the databases and transactions."
+    with Transaction().start(None, 0, autocommit=True, close=True) as (
+            transaction):
+        cursor = transaction.connection.cursor()
+        cursor.execute(query)
+        return cursor.fetchall() if cursor.description else None
+
+
+def admin(database, *modules):
+    "Activate the modules in the database."
+    with tempfile.NamedTemporaryFile('w') as file:
+        file.write(PASSWORD)
+        file.flush()
+        subprocess.run([
+                Path(sys.executable).with_name('trytond-admin'),
+                '-d', database, '-u', *modules, '--activate-dependencies',
+                '--email', 'admin@example.com'],
+            check=True, env={**os.environ, 'TRYTONPASSFILE': file.name})
+
+
+def create_database(name, template=None):
+    "Create the database, empty or as a copy of the template."
+    if POSTGRESQL:
+        execute_server(
+            f'CREATE DATABASE {name} TEMPLATE {template or "template0"}')
+    elif template:
+        shutil.copy(database_file(template), database_file(name))
+    else:
+        database_file(name).touch()
+
+
+def database_file(name):
+    "Return the path of the SQLite database."
+    return Path(config.get('database', 'path'), f'{name}.sqlite')
+
+
+def new_database(name):
+    "Create and load a copy of the template."
+    create_database(name, TEMPLATE)
+    if not Pool.database_list():
+        Pool.start()
+    Pool(name).init()
+
+
+def database_version():
+    "Return the name and the version of the database."
+    if POSTGRESQL:
+        (version,), = execute_server('SHOW server_version')
+        return f'PostgreSQL {version}, fsync on'
+    import sqlite3
+    return f'SQLite {sqlite3.sqlite_version}'
+
+
+def execute(database, *queries):
+    "Execute the statements, as text, and return the rows of the last one."
+    with Transaction().start(database, 0) as transaction:
+        cursor = transaction.connection.cursor()
+        for query in queries:
+            cursor.execute(query)
+        return cursor.fetchall() if cursor.description else None
+
+
+def count_rows(database, *tables):
+    "Return how many rows each of the tables has."
+    return [
+        execute(database, f'SELECT COUNT(*) FROM {table}')[0][0]
+        for table in tables]
+
+
+@dataclasses.dataclass
+class User:
+    """A user with an authenticator
+
+    step: the time step of the last code
+    """
+    id: int
+    login: str
+    key: bytes
+    step: int = 0
+
+    @classmethod
+    def get(cls, database, first=1, last=None):
+        "Return the users that make_users made with these numbers."
+        rows = dict(execute(
+                database,
+                "SELECT login, id FROM res_user WHERE login LIKE 'user%'"))
+        return [
+            cls(rows[login], login, hashlib.sha1(login.encode()).digest())
+            for i in range(first, (last or len(rows)) + 1)
+            if (login := f'user{i}') in rows]
+
+    def code(self, now):
+        "Return the code of the first time step from now that was not used."
+        self.step = max(self.step + 1, int(now // PERIOD))
+        return self.code_at(self.step)
+
+    def code_at(self, step):
+        "Return the code of the time step."
+        return pyotp.TOTP(base64.b32encode(self.key).decode()).at(
+            step * PERIOD)
+
+
+def make_users(database, count, active=None):
+    """Make users with secret by SQL and return those with a key of their own.
+
+    count: how many there are
+    active: how many can log in, all by default; the secrets of the others have
+        the right length only
+    """
+    filler = totp.Secret.from_key('A' * 32).dump(count)
+    zeros = '0' * 64
+    numbers = (
+        "WITH RECURSIVE n(i) AS ("
+        f"SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})")
+    users = "FROM res_user WHERE login LIKE 'user%'"
+    columns = {
+        'login': "'user' || i",
+        'name': "'User ' || i",
+        'email': "'user' || i || '@example.com'",
+        'active': 'true',
+        'totp_secret': f"'{filler}'",
+        'totp_generation': 1,
+        }
+    if hasattr(Pool(database).get('res.user'), 'administrator'):
+        columns['administrator'] = 'false'
+    execute(
+        database,
+        f'INSERT INTO res_user ({", ".join(columns)}) {numbers} '
+        f'SELECT {", ".join(map(str, columns.values()))} FROM n',
+        'INSERT INTO res_user_totp_counter ("user", generation, counter) '
+        f'SELECT id, 1, -1 {users}',
+        'INSERT INTO res_user_totp_recovery_code ("user", hash) '
+        "SELECT id, CAST(id AS VARCHAR) "
+        f"|| substr('{zeros}', 1, 64 - length(CAST(id AS VARCHAR))) {users}",
+        'INSERT INTO res_user_totp_event ("user", time, kind, told) '
+        f"SELECT id, '2026-01-01 00:00:00', 'set_up', true {users}")
+    set_passwords(database, PASSWORD_HASH)
+    result = User.get(database, last=active or count)
+    with Transaction().start(database, 0) as transaction:
+        table = Pool().get('res.user').__table__()
+        cursor = transaction.connection.cursor()
+        for user in result:
+            secret = totp.Secret(user.key, 'sha1', 6, PERIOD)
+            cursor.execute(*table.update(
+                    [table.totp_secret], [secret.dump(user.id)],
+                    where=table.id == user.id))
+    if POSTGRESQL:
+        with Transaction().start(database, 0, autocommit=True) as transaction:
+            transaction.connection.cursor().execute('VACUUM ANALYZE')
+    return result
+
+
+def step(user, code):
+    "Check and consume the code as a login does."
+    pool = Pool()
+    Counter = pool.get('res.user.totp_counter')
+    user_id = pool.get('res.user')._get_login_id(user.login)
+    Counter.consume(Counter.check(user_id, code))
+
+
+def set_passwords(database, hasher):
+    "Store the hash that the hasher makes of the password for all users."
+    execute(
+        database,
+        f"UPDATE res_user SET password_hash = '{hasher.hash(PASSWORD)}' "
+        "WHERE login LIKE 'user%'")
+
+
+@contextmanager
+def serve(
+        database, authentications, workers=1, preload=True, cheap=False,
+        **environ):
+    """Serve the database until the end of the context.
+
+    Give the port and the process.
+    authentications: the setting of that name
+    workers: how many processes serve
+    preload: whether they are forked from one that has loaded the database
+    cheap: whether the hash of a password costs nothing
+    environ: further variables of the environment
+    """
+    with socket.create_server(('127.0.0.1', 0)) as sock:
+        port = sock.getsockname()[1]
+    environ = {
+        **os.environ,
+        'TRYTOND_DATABASE_NAMES': database,
+        'TRYTOND_SESSION__AUTHENTICATIONS': authentications,
+        'TRYTOND_WEB__NUM_PROXIES': '1',
+        **environ}
+    if cheap:
+        environ['BENCH_CHEAP_HASH'] = '1'
+    with LOG.open('a') as log:
+        process = subprocess.Popen([
+                Path(sys.executable).with_name('gunicorn'),
+                '--bind', f'127.0.0.1:{port}', '--workers', str(workers),
+                '--worker-class', 'gthread', '--threads', str(THREADS),
+                '--timeout', str(TIMEOUT), '--no-control-socket',
+                *(['--preload'] if preload else []), 'benchmarks.wsgi:app'],
+            cwd=ROOT, env=environ, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            try:
+                post(port, '', 'common.server.version')
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        yield port, psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def post(port, path, method, *params, address='127.0.0.1'):
+    """Call the method by JSON-RPC on a connection of its own.
+
+    address: where it says that it comes from
+    Return the status and the answer, which is None if it is none of JSON.
+    """
+    connection = http.client.HTTPConnection('127.0.0.1', port, timeout=TIMEOUT)
+    try:
+        connection.request(
+            'POST', f'/{path}rpc/',
+            json.dumps({'id': 1, 'method': method, 'params': params}), {
+                'Content-Type': 'application/json',
+                'X-Forwarded-For': address,
+                })
+        response = connection.getresponse()
+        data = response.read()
+    finally:
+        connection.close()
+    return response.status, json.loads(data) if response.status == 200 else (
+        None)
+
+
+def log_in(port, database, user, address='127.0.0.1'):
+    "Log the user in as a client does and return the seconds, None if refused."
+    parameters = {
+        'password': PASSWORD,
+        'totp_code': user.code(time.time()),
+        }
+    started = time.perf_counter()
+    status, answer = post(
+        port, f'{database}/', 'common.db.login', user.login, parameters, 'en',
+        address=address)
+    seconds = time.perf_counter() - started
+    return seconds if status == 200 and 'result' in answer else None
+
+
+def in_threads(count, function):
+    "Call the function in as many threads, with the number of the thread."
+    threads = [
+        threading.Thread(target=function, args=(i,)) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def cpu_seconds(process):
+    "Return the CPU that the process and its children have used until now."
+    seconds = 0
+    for each in [process, *process.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            times = each.cpu_times()
+            seconds += times.user + times.system
+    # Of the children which have ended
+    times = process.cpu_times()
+    return seconds + times.children_user + times.children_system
+
+
+def database_process():
+    "Return the process of PostgreSQL."
+    (pid,), = execute_server(
+        "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)")
+    return psutil.Process(int(pid))
+
+
+def percentile(values, percent):
+    "Return the value which so many percent of the values do not exceed."
+    values = sorted(values)
+    return values[max(0, -(-len(values) * percent // 100) - 1)]
+
+
+def milliseconds(seconds):
+    "Return the time as text, in milliseconds."
+    return f'{seconds * 1e3:.2f}'
+
+
+def spread(values, format_='{:.2f}'):
+    "Return the median of the runs and their range, as text."
+    return '{} ({} to {})'.format(*map(format_.format, [
+                statistics.median(values), min(values), max(values)]))
+
+
+def table(heads, rows):
+    "Return the table as Markdown."
+    lines = [heads, ['---'] * len(heads), *rows]
+    return ''.join(
+        '| ' + ' | '.join(map(str, line)) + ' |\n' for line in lines)
