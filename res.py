@@ -388,10 +388,10 @@ class User(metaclass=PoolMeta):
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
 
-        user_id = cls._get_login_id(login)
-        if (user_id and _SETUP in parameters
-                and not cls(user_id).totp_enabled):
-            return cls(user_id)._login_setup_totp(parameters)
+        if _SETUP in parameters:
+            for user in cls._get_login_users(login):
+                if not user.totp_enabled:
+                    return user._login_setup_totp(parameters)
         if 'totp_code' not in parameters:
             raise LoginException(
                 'totp_code',
@@ -402,13 +402,13 @@ class User(metaclass=PoolMeta):
             return
         try:
             match = Counter.check(
-                user_id, code,
+                cls._query_login(login), code,
                 known_device=bool(parameters.get('device_cookie')),
                 silent=_PASSED not in parameters)
         except TOTPCodeError as error:
             cls._refuse_totp_code(login, parameters, error)
-        cls._accept_totp(parameters, user_id, Counter.consume, match)
-        return user_id
+        cls._accept_totp(parameters, match.user, Counter.consume, match)
+        return match.user
 
     @classmethod
     def _accept_totp(cls, parameters, user_id, function, *args):
@@ -462,9 +462,9 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def _check_login_options_no_totp_secret(cls, login, parameters):
-        users = cls.browse(filter(None, [cls._get_login_id(login)]))
         return any(
-            not u.totp_enabled and not u.totp_mandatory for u in users)
+            not u.totp_enabled and not u.totp_mandatory
+            for u in cls._get_login_users(login))
 
     @classmethod
     def _get_preferences(cls, user, context_only=False):
@@ -504,17 +504,20 @@ class User(metaclass=PoolMeta):
         return options
 
     @classmethod
-    def _get_login_id(cls, login):
+    def _query_login(cls, login):
+        table = cls.__table__()
+        return table.select(
+            table.id,
+            where=(table.login == login)
+            & (table.active == Literal(True)))
+
+    @classmethod
+    def _get_login_users(cls, login):
         # The time of core's _get_login, which reads the password too, tells
         # whether the login exists
-        table = cls.__table__()
         cursor = Transaction().connection.cursor()
-        cursor.execute(*table.select(
-                table.id,
-                where=(table.login == login)
-                & (table.active == Literal(True))))
-        row = cursor.fetchone()
-        return row[0] if row else None
+        cursor.execute(*cls._query_login(login))
+        return cls.browse([id_ for id_, in cursor])
 
     @classmethod
     def _refuse_totp_code(cls, login, parameters, error):
@@ -685,7 +688,7 @@ class User(metaclass=PoolMeta):
                 except ValueError:
                     unreadable.add(id_)
                     continue
-                if not totp.is_stale(stored):
+                if not secret.stale:
                     continue
                 cursor.execute(*table.update(
                         [column], [secret.dump(id_)],
@@ -833,10 +836,10 @@ class UserTOTPCounter(ModelSQL):
         return counter
 
     @classmethod
-    def check(cls, user_id, code, known_device=False, silent=False):
+    def check(cls, user, code, known_device=False, silent=False):
         """Return the TOTPMatch of a right code of the user.
 
-        user_id: the id of the user, None for one who does not exist
+        user: the id of the user, or a query for it that may find none
         code: a code or a recovery code; what a client sent, of any type
         known_device: whether it comes from a device that the user has used
         silent: whether it must take as long for a user without secret
@@ -854,15 +857,13 @@ class UserTOTPCounter(ModelSQL):
             kind = _RECOVERY
         else:
             kind = _KNOWN_DEVICE if known_device else _ELSEWHERE
-        row = cls._lock(user_id, kind)
-        if not row:
-            if not silent:
-                cls._raise_wait(user_id, kind)
-                cls._refuse(_WRONG)
-            # From here on the same work as for who has a secret
-            user_id = _NOBODY
-        stored, generation, last, failures, drift, resync = row or (
-            totp.stored_for_nobody(), 0, -1, -1, 0, None)
+        row = cls._lock(user, kind)
+        if not row and not silent:
+            cls._raise_wait(user, kind)
+            cls._refuse(_WRONG)
+        # For who has no secret the same work as for who has one
+        user_id, stored, generation, last, failures, drift, resync = row or (
+            _NOBODY, totp.stored_for_nobody(), 0, -1, -1, 0, None)
         match = TOTPMatch(
             user_id, generation, last, kind, failures, drift, resync)
         if recovery_hash:
@@ -895,7 +896,8 @@ class UserTOTPCounter(ModelSQL):
         now = totp.now()
         tolerance = totp.setting('tolerance')
         counter = secret.match(
-            code, now, tolerance=tolerance + totp.MAX_DRIFT)
+            code, now, tolerance=tolerance + totp.MAX_DRIFT,
+            drift=match.drift)
         if counter is None:
             return match._replace(resync=None), _WRONG
         if counter <= match.counter:
@@ -913,7 +915,7 @@ class UserTOTPCounter(ModelSQL):
         drift = max(min(drift, totp.MAX_DRIFT), -totp.MAX_DRIFT)
         return match._replace(
             counter=counter, drift=drift, resync=None,
-            stale=totp.is_stale(stored)), None
+            stale=secret.stale), None
 
     @classmethod
     def _match_recovery_code(cls, match, hash_):
@@ -1060,27 +1062,27 @@ class UserTOTPCounter(ModelSQL):
             for name in ['failures', 'failed', 'wait']]
 
     @classmethod
-    def _lock(cls, user_id, kind):
-        """Return stored secret, generation, counter, failures, drift and
-        resync, if a code may be evaluated now, with the row locked against
-        parallel guesses
+    def _lock(cls, user, kind):
+        """Return user, stored secret, generation, counter, failures, drift
+        and resync, if a code may be evaluated now, with the row locked
+        against parallel guesses
         """
         pool = Pool()
         User = pool.get('res.user')
         transaction = Transaction()
         table = cls.__table__()
-        user = User.__table__()
+        user_table = User.__table__()
         failures, failed, wait = cls._guesses(table, kind)
         # A join would lock the user as well
-        stored = user.select(
-            user.totp_secret,
-            where=(user.id == table.user)
-            & (user.totp_generation == table.generation))
+        stored = user_table.select(
+            user_table.totp_secret,
+            where=(user_table.id == table.user)
+            & (user_table.totp_generation == table.generation))
         query = table.select(
-            stored, table.generation, table.counter, Coalesce(failures, 0),
-            Coalesce(table.drift, 0), table.resync,
+            table.user, stored, table.generation, table.counter,
+            Coalesce(failures, 0), Coalesce(table.drift, 0), table.resync,
             # Who must wait takes no lock, so that a flood holds up nobody
-            where=(table.user == user_id)
+            where=(table.user == user)
             & (Coalesce(failures, 0) < totp.setting('max_failures'))
             # A clock set back does not make the wait longer
             & (Abs(Coalesce(failed, 0) - totp.now()) >= Coalesce(wait, 0)))
@@ -1089,7 +1091,7 @@ class UserTOTPCounter(ModelSQL):
         cursor = transaction.connection.cursor()
         cursor.execute(*query)
         row = cursor.fetchone()
-        return row if row and row[0] else None
+        return row if row and row[1] else None
 
     @classmethod
     def _fail(cls, match):
@@ -1128,12 +1130,12 @@ class UserTOTPCounter(ModelSQL):
             raise backend.DatabaseOperationalError("concurrent TOTP codes")
 
     @classmethod
-    def _raise_wait(cls, user_id, kind):
+    def _raise_wait(cls, user, kind):
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.select(
                 *cls._guesses(table, kind),
-                where=table.user == user_id))
+                where=table.user == user))
         failures, failed, wait = cursor.fetchone() or (None, None, None)
         recovery = '_recovery' if kind == _RECOVERY else ''
         if failures and failures >= totp.setting('max_failures'):

@@ -4,6 +4,7 @@
 "The one-time password itself, without database: RFC 4226 and RFC 6238"
 
 import base64
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -17,7 +18,7 @@ import string
 import time
 from urllib.parse import quote, urlsplit
 
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.fernet import Fernet, InvalidToken
 from passlib.exc import TokenError
 from passlib.totp import TOTP
 
@@ -243,18 +244,6 @@ def _name(text):
     return text[:_MAX_NAME_LENGTH].rstrip()
 
 
-def is_stale(stored):
-    "Return whether the stored secret is not sealed with the first key."
-    keys = setting('encryption_keys')
-    if not keys:
-        return False
-    try:
-        keys[0].decrypt(stored)
-    except InvalidToken:
-        return True
-    return False
-
-
 @dataclasses.dataclass(frozen=True)
 class Secret:
     """A key with all the parameters that it was made with.
@@ -263,11 +252,13 @@ class Secret:
     algorithm: sha1, sha256 or sha512
     digits: how many digits a code has
     period: length of a time step in seconds
+    stale: whether what it was loaded from is not sealed with the first key
     """
     key: bytes = dataclasses.field(repr=False)
     algorithm: str
     digits: int
     period: int
+    stale: bool = dataclasses.field(default=False, compare=False)
 
     @classmethod
     def new(cls):
@@ -310,14 +301,12 @@ class Secret:
         no key of the setting encryption_keys opens it.
         """
         try:
-            if not stored.startswith(_CLEAR):
-                stored = MultiFernet(
-                    setting('encryption_keys')).decrypt(stored)
-            values = json.loads(stored)
+            text, stale = cls._open(stored)
+            values = json.loads(text)
             if values.pop('owner') != owner:
                 raise ValueError("of another owner")
             values['key'] = base64.b32decode(values['key'])
-            secret = cls(**values)
+            secret = cls(**values, stale=stale)
             # What is stored in clear may have been changed
             if not (len(secret.key) * 8 >= _MIN_KEY_BITS
                     and secret.algorithm in _HASH_BITS
@@ -328,6 +317,17 @@ class Secret:
         except (InvalidToken, ValueError, KeyError, TypeError):
             raise ValueError("not a stored secret") from None
 
+    @staticmethod
+    def _open(stored):
+        "Return the text in clear, and whether the first key does not seal it."
+        keys = setting('encryption_keys')
+        if stored.startswith(_CLEAR):
+            return stored, bool(keys)
+        for key in keys:
+            with contextlib.suppress(InvalidToken):
+                return key.decrypt(stored), key is not keys[0]
+        raise InvalidToken
+
     def dump(self, owner):
         """Return the text to store, with every parameter.
 
@@ -335,10 +335,13 @@ class Secret:
         clear if there is none, and only load for the same owner opens it.
         owner: the number of the one whom the secret belongs to
         """
-        values = dataclasses.asdict(self)
-        values['key'] = base64.b32encode(self.key).decode()
-        values['owner'] = owner
-        stored = json.dumps(values)
+        stored = json.dumps({
+                'key': base64.b32encode(self.key).decode(),
+                'algorithm': self.algorithm,
+                'digits': self.digits,
+                'period': self.period,
+                'owner': owner,
+                })
         if keys := setting('encryption_keys'):
             stored = keys[0].encrypt_at_time(
                 stored.encode(), int(now())).decode()
@@ -367,25 +370,29 @@ class Secret:
             uri += '&image=' + quote(image, '')
         return uri
 
-    def match(self, code, time, tolerance=None):
+    def match(self, code, time, tolerance=None, drift=None):
         """Return the counter of the time step for which code is right.
 
         code: what a client sent, of any type
         time: in seconds since the epoch
         tolerance: how many steps before and after are searched (RFC 6238
             section 5.2), as many as the setting of that name by default
+        drift: how many steps the authenticator is probably ahead, around
+            which as many as the setting says are searched first
         Return None if code is wrong or malformed.
         """
         code = _clean(code)
         if not (code and code.isascii() and code.isdigit()):
             return None
-        if tolerance is None:
-            tolerance = setting('tolerance')
-        try:
-            return self._totp.match(
-                code, time, window=tolerance * self.period).counter
-        except TokenError:
-            return None
+        usual = setting('tolerance')
+        searches = [(time, usual if tolerance is None else tolerance)]
+        if drift is not None:
+            searches.insert(0, (time + drift * self.period, usual))
+        totp = self._totp
+        for center, steps in searches:
+            with contextlib.suppress(TokenError):
+                return totp.match(
+                    code, center, window=steps * self.period).counter
 
     def steps_ahead(self, counter, time):
         "Return how many steps counter is ahead of time, in seconds."

@@ -218,7 +218,7 @@ def profile(user, now):
                 f'{total / count * 1e6:.1f}'])
     total = stats.total_tt / count * 1e6
     return (
-        f'A step (`_get_login_id`, `Counter.check`, `Counter.consume`) takes '
+        f'A step (`Counter.check`, `Counter.consume`) takes '
         f'{times[0]:.0f} µs, {times[1]:.0f} µs with its commit; '
         f'{total:.0f} µs under the profiler, which makes calls dearer:\n\n'
         + tools.table([

@@ -233,8 +233,8 @@ def step(user, code):
     "Check and consume the code as a login does."
     pool = Pool()
     Counter = pool.get('res.user.totp_counter')
-    user_id = pool.get('res.user')._get_login_id(user.login)
-    Counter.consume(Counter.check(user_id, code))
+    User = pool.get('res.user')
+    Counter.consume(Counter.check(User._query_login(user.login), code))
 
 
 def set_passwords(database, hasher):

@@ -212,7 +212,8 @@ class SealingTestCase(TOTPTestCase):
         self.assertEqual(
             self.log_in(
                 login, right_code(shown['secret'], self.now))[0], user_id)
-        self.assertFalse(totp.is_stale(self.stored_secret(user_id)))
+        self.assertFalse(totp.Secret.load(
+                self.stored_secret(user_id), user_id).stale)
 
     def test_waiting_no_matching_key(self):
         "Test that a waiting secret whose key is not there has to be renewed"
