@@ -117,7 +117,7 @@ class User(metaclass=PoolMeta):
                 'invisible': ~Eval('totp_enabled', False),
                 },
             help="The wrong codes since the last right one."),
-        'get_totp_guesses')
+        'get_totp_status')
     totp_drift = fields.Function(
         fields.Integer(
             "TOTP Drift",
@@ -142,7 +142,7 @@ class User(metaclass=PoolMeta):
                 'invisible': ~Eval('totp_waiting_until'),
                 },
             help="Until when no code is accepted because of wrong ones."),
-        'get_totp_guesses')
+        'get_totp_status')
     totp_locked = fields.Function(
         fields.Boolean(
             "TOTP Locked",
@@ -151,7 +151,7 @@ class User(metaclass=PoolMeta):
                 },
             help="Checked if no code is accepted any more because of too many "
             "wrong ones."),
-        'get_totp_guesses', searcher='search_totp_locked')
+        'get_totp_status', searcher='search_totp_locked')
 
     @classmethod
     def __setup__(cls):
@@ -243,31 +243,10 @@ class User(metaclass=PoolMeta):
     def get_totp_status(cls, users, names):
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
-        result = {name: dict.fromkeys(u.id for u in users) for name in names}
-        for user_id, *values in Counter.status([u.id for u in users]):
-            values = dict(zip(
-                    ['totp_drift', 'totp_last_used'], values, strict=True))
-            for name in names:
-                result[name][user_id] = values[name]
-        return result
-
-    @classmethod
-    def get_totp_guesses(cls, users, names):
-        pool = Pool()
-        Counter = pool.get('res.user.totp_counter')
-        result = {name: {} for name in names}
-        guesses = Counter.guesses([u.id for u in users])
-        for user in users:
-            failures, waiting_until, locked = guesses.get(
-                user.id, (0, None, False))
-            values = {
-                'totp_failures': failures,
-                'totp_waiting_until': waiting_until,
-                'totp_locked': locked,
-                }
-            for name in names:
-                result[name][user.id] = values[name]
-        return result
+        status = Counter.status([u.id for u in users])
+        return {
+            name: {u.id: status[u.id][name] for u in users}
+            for name in names}
 
     @classmethod
     def search_totp_locked(cls, name, clause):
@@ -728,7 +707,7 @@ class User(metaclass=PoolMeta):
                     table.totp_pending_secret, table.totp_pending_expire],
                 [secret, Coalesce(table.totp_generation, 0) + 1,
                     cls.totp_since.sql_format(
-                        _timestamp(totp.now()).replace(microsecond=0)),
+                        _second(totp.now())),
                     Null, Null],
                 where=where))
         if not cursor.rowcount:
@@ -758,6 +737,10 @@ def _sane_language():
 
 def _timestamp(time):
     return dt.datetime.fromtimestamp(time)
+
+
+def _second(time):
+    return _timestamp(time).replace(microsecond=0) if time else None
 
 
 class TOTPMatch(NamedTuple):
@@ -992,48 +975,35 @@ class UserTOTPCounter(ModelSQL):
                     values=list(values.values()))))
 
     @classmethod
-    def guesses(cls, user_ids):
-        """Return for each user with a row the failures since the last right
-        code, until when no code is accepted, and whether none is any more.
-        """
-        table = cls.__table__()
-        cursor = Transaction().connection.cursor()
-        guesses = {}
-        now = totp.now()
-        for kind in _KINDS:
-            cursor.execute(*table.select(
-                    table.user, *cls._guesses(table, kind),
-                    where=fields.SQL_OPERATORS['in'](table.user, user_ids)))
-            for user_id, failures, failed, wait in cursor:
-                total, until, locked = guesses.get(user_id, (0, None, False))
-                if wait and abs(now - failed) < wait:
-                    times = filter(None, [until, failed + wait])
-                    until = max(times)
-                guesses[user_id] = (
-                    total + (failures or 0), until,
-                    locked
-                    or (failures or 0) >= totp.setting('max_failures'))
-        return {
-            user_id: (
-                failures,
-                _timestamp(until).replace(microsecond=0) if until else None,
-                locked)
-            for user_id, (failures, until, locked) in guesses.items()}
-
-    @classmethod
     def status(cls, user_ids):
-        """Yield user, how many steps the authenticator is ahead, and when a
-        code was last accepted or None, for each user with a row.
-        """
+        "Return for each user a dictionary of the fields which tell of it."
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
+        now = totp.now()
+        status = dict.fromkeys(user_ids, {
+                'totp_drift': None, 'totp_last_used': None,
+                'totp_failures': 0, 'totp_waiting_until': None,
+                'totp_locked': False,
+                })
         cursor.execute(*table.select(
                 table.user, table.drift, table.used,
+                *(column for kind in _KINDS
+                    for column in cls._guesses(table, kind)),
                 where=fields.SQL_OPERATORS['in'](table.user, user_ids)))
-        for user_id, drift, used in cursor:
-            yield (
-                user_id, drift,
-                _timestamp(used).replace(microsecond=0) if used else None)
+        for user_id, drift, used, *guesses in cursor:
+            failures = [number or 0 for number in guesses[::3]]
+            until = [
+                failed + wait for failed, wait in zip(
+                    guesses[1::3], guesses[2::3], strict=True)
+                if wait and abs(now - failed) < wait]
+            status[user_id] = {
+                'totp_drift': drift,
+                'totp_last_used': _second(used),
+                'totp_failures': sum(failures),
+                'totp_waiting_until': _second(max(until, default=None)),
+                'totp_locked': max(failures) >= totp.setting('max_failures'),
+                }
+        return status
 
     @classmethod
     def locked(cls):
@@ -1316,7 +1286,7 @@ class UserTOTPEvent(ModelSQL, ModelView):
         """
         transaction = Transaction()
         address, _ = transaction.remote_address()
-        time = _timestamp(totp.now()).replace(microsecond=0)
+        time = _second(totp.now())
         # The client may have put into it what delays or misleads the e-mail
         with transaction.reset_context():
             to_tell = cls._to_tell(users, kind, time) if tell else set()
