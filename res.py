@@ -706,8 +706,7 @@ class User(metaclass=PoolMeta):
                 [table.totp_secret, table.totp_generation, table.totp_since,
                     table.totp_pending_secret, table.totp_pending_expire],
                 [secret, Coalesce(table.totp_generation, 0) + 1,
-                    cls.totp_since.sql_format(
-                        _second(totp.now())),
+                    cls.totp_since.sql_format(_second(totp.now())),
                     Null, Null],
                 where=where))
         if not cursor.rowcount:
