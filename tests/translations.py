@@ -18,6 +18,7 @@ from trytond.tests.test_tryton import DB_NAME, activate_module
 from trytond.transaction import Transaction
 
 MODULE = 'authentication_totp'
+SOURCE = 'en'
 FOLDER = Path(__file__).parent.parent / 'locale'
 
 
@@ -26,18 +27,21 @@ def languages():
     return sorted(path.stem for path in FOLDER.glob('*.po'))
 
 
-def load(codes):
-    "Load the translations of the languages into the database of the tests."
+def load(codes, modules):
+    """Load the translations of the languages into the database of the tests.
+
+    modules: those whose translations are loaded
+    """
     activate_module(MODULE)
     with Transaction().start(DB_NAME, 0):
         Lang = Pool().get('ir.lang')
         Lang.write(
             Lang.search([('code', 'in', codes)]), {'translatable': True})
-    Pool(DB_NAME).init(update=[MODULE], lang=['en', *codes])
+    Pool(DB_NAME).init(update=modules, lang=['en', *codes])
 
 
 def export(codes):
-    "Yield each code with the file of polib that it should have."
+    "Yield for each code the file of polib that there should be."
     with Transaction().start(DB_NAME, 0):
         pool = Pool()
         Lang = pool.get('ir.lang')
@@ -45,10 +49,11 @@ def export(codes):
         _run('set', 'transition_set_')
         _run('clean', 'transition_clean')
         for code in codes:
-            language, = Lang.search([('code', '=', code)])
-            _run('update', 'do_update', {}, language=language)
+            if code != SOURCE:
+                language, = Lang.search([('code', '=', code)])
+                _run('update', 'do_update', {}, language=language)
             content = Translation.translation_export(code, MODULE)
-            yield code, polib.pofile(content.decode())
+            yield polib.pofile(content.decode())
 
 
 def _run(name, method, *args, **values):
@@ -62,8 +67,8 @@ def _run(name, method, *args, **values):
 
 if __name__ == '__main__':
     codes = sorted({*languages(), *sys.argv[1:]})
-    load(codes)
-    for code, content in export(codes):
+    load(codes, ['ir', 'res', MODULE])
+    for code, content in zip(codes, export(codes), strict=True):
         path = FOLDER / f'{code}.po'
         # An export knows nothing of the remarks at the top
         content.header = (
