@@ -12,6 +12,7 @@ project = "Authentication TOTP Module"
 copyright = "the authors of authentication_totp"
 version = release = config['tryton']['version']
 html_theme = 'alabaster'
+html_static_path = ['_static']
 html_theme_options = {
     'description': "One-time passwords for Tryton",
     'page_width': '64em',
