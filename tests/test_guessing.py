@@ -260,6 +260,24 @@ class GuessingTestCase(TOTPTestCase):
         self.assertEqual(self.read(rpc, user_id, *names), [0, None, False])
         self.assertIsNone(self.answer(login, self.code()))
 
+    def test_status(self):
+        "Test that the failures of all kinds of codes are shown together"
+        login, user_id = self.user(KEY)
+        admin, _ = self.user(administrator=True)
+        cookie = self.device(user_id)
+        self.set_config('session', 'authentications', 'password')
+        rpc = RPC()
+        rpc.login(admin, password=PASSWORD)
+        self.set_config('session', 'authentications', 'password+totp')
+        self.guess(login, 3)
+        self.now += 30
+        self.guess(login, 1)
+        self.guess(login, 3, device_cookie=cookie)
+        failures, until = self.read(
+            rpc, user_id, 'totp_failures', 'totp_waiting_until')
+        self.assertEqual(failures, 7)
+        self.assertEqual(until.timestamp(), self.now + 60)
+
     def test_clock_back(self):
         "Test that a clock set back does not make the wait longer"
         login, user_id = self.user(KEY)
