@@ -10,7 +10,7 @@ The hash is the cheap one, as the memory of argon2 is given back.
 import psutil
 
 from benchmarks import tools
-from benchmarks.cheap_hash import CHEAP_HASH
+from tests.cheap_hash import CHEAP_HASH
 
 DATABASE = 'memory'
 BARE = 'memory_bare'

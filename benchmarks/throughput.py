@@ -14,7 +14,7 @@ import time
 from contextlib import ExitStack
 
 from benchmarks import tools
-from benchmarks.cheap_hash import CHEAP_HASH
+from tests.cheap_hash import CHEAP_HASH
 
 DATABASE = 'throughput'
 USERS = 6000

@@ -10,7 +10,6 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -25,13 +24,13 @@ import pyotp
 from cryptography.fernet import Fernet
 
 import trytond.config as config
+from demo.demo import ROOT, free_port
 from trytond import backend
 from trytond.modules.authentication_totp import totp
 from trytond.pool import Pool
 from trytond.res.user import PASSWORD_HASH
 from trytond.transaction import Transaction
 
-ROOT = Path(__file__).parent.parent
 LOG = ROOT / '.bench' / 'server.log'
 QUICK = bool(os.environ.get('BENCH_QUICK'))
 POSTGRESQL = backend.name == 'postgresql'
@@ -258,8 +257,7 @@ def serve(
     cheap: whether the hash of a password costs nothing
     environ: further variables of the environment
     """
-    with socket.create_server(('127.0.0.1', 0)) as sock:
-        port = sock.getsockname()[1]
+    port = free_port()
     environ = {
         **os.environ,
         'TRYTOND_DATABASE_NAMES': database,

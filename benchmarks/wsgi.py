@@ -7,7 +7,7 @@ import os
 from unittest.mock import patch
 
 import trytond.modules
-from benchmarks.cheap_hash import CHEAP_HASH
+from tests.cheap_hash import CHEAP_HASH
 
 hidden = set(os.environ.get('BENCH_HIDE', '').split())
 modules = trytond.modules.get_modules() - hidden

@@ -35,7 +35,7 @@ from = tryton@example.com
 
 [session]
 # Who has no secret yet skips the code
-authentications = password+totp?no_totp_secret
+authentications = {authentications}
 
 [authentication_totp]
 encryption_keys = {path}/totp.keys
@@ -160,9 +160,12 @@ class Server:
 
     tools: the folder of the virtual environment and the web client
     data: the folder of the configuration, the database and the passwords
+    authentications: the setting of that name
     """
 
-    def __init__(self, tools, data, port):
+    def __init__(
+            self, tools, data, port,
+            authentications='password+totp?no_totp_secret'):
         self.bin = tools / 'venv' / 'bin'
         self.client = tools / 'sao' / 'package'
         self.database = data / 'database'
@@ -171,12 +174,14 @@ class Server:
         self.mails = data / 'mails'
         self.port = port
         self.mail_port = free_port()
+        self.authentications = authentications
 
     def build(self):
         "Configure the server, and create or update its database."
         self.config.write_text(CONFIG.format(
                 port=self.port, root=self.client, path=self.database,
-                mail_port=self.mail_port))
+                mail_port=self.mail_port,
+                authentications=self.authentications))
         build(self.database, ' '.join(LOGINS), self.create_database)
         # The code may be newer than the database
         self.run('trytond-admin', '-d', DATABASE, '--all')

@@ -4,9 +4,12 @@
 "What the tests of both clients need"
 
 import re
+import shutil
 import time
 
 import pyotp
+
+from demo.demo import Server, free_port
 
 PASSWORD = "Password for %s"
 CODE = "Enter the code that your authenticator shows for %s."
@@ -14,6 +17,19 @@ CODE_WRONG = (
     "The code is wrong. Enter the code that your authenticator shows now.")
 PERIOD = 30
 RECOVERY_CODES = re.compile(r'^(([0-9A-Z]{5}-?){5}\n?){10}$')
+
+
+def new_server(tools, data, *folders, **options):
+    """Return a server with new data, and empty the folders.
+
+    The tools, the data and the options are those of demo.Server.
+    """
+    for folder in [data, *folders]:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    server = Server(tools, data, free_port(), **options)
+    server.build()
+    return server
 
 
 class Authenticator:

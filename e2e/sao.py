@@ -54,6 +54,7 @@ class Sao:
         self.page = browser.new_page(**options)
         self.page.goto(f'http://localhost:{server.port}/')
         self.wizard = self.page.locator('.wizard-dialog')
+        self.qr_code = self.wizard.locator('.form-image img.center-block')
 
     def screenshot(self, name):
         self.count += 1
@@ -132,11 +133,11 @@ class Sao:
             with suppress(AssertionError):
                 check(timeout=5_000)
                 return
+        check()
 
     def scan(self):
         "Return the URI of the QR code that the wizard shows."
-        expect(self.wizard.locator('.form-image img.center-block')
-            ).to_be_visible()
+        expect(self.qr_code).to_be_visible()
         return zxingcpp.read_barcode(
             Image.open(self.screenshot('wizard'))).text
 

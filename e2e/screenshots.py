@@ -5,12 +5,11 @@
 on screens that somebody should look at
 """
 
-import shutil
-
 from playwright.sync_api import expect
 
-from demo.demo import DATABASE, ROOT, Server, free_port
+from demo.demo import DATABASE, ROOT
 
+from .common import new_server
 from .sao import Sao, chromium
 
 TOOLS = ROOT / '.e2e'
@@ -23,18 +22,13 @@ SHARP = 2
 
 
 def main():
-    for folder in [DATA, LOOKS]:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-    server = Server(TOOLS, DATA, free_port())
-    server.build()
+    server = new_server(
+        TOOLS, DATA, LOOKS,
+        # So that all dialogs can be seen
+        authentications='password+totp?no_totp_secret:setup_totp')
     server.run(
         'trytond-admin', '-d', DATABASE, '-u', 'authentication_totp',
         '-l', *LANGUAGES)
-    # So that all dialogs can be seen
-    config = server.config.read_text()
-    server.config.write_text(config.replace(
-            '?no_totp_secret', '?no_totp_secret:setup_totp'))
     with server.serve(), chromium() as browser:
         for language in LANGUAGES:
             look(browser, server, language)
@@ -49,22 +43,21 @@ def look(browser, server, language):
         sao = Sao(
             browser, server, folder, locale=language.replace('_', '-'),
             color_scheme='dark', viewport={'width': width, 'height': 720})
-        qr_code = sao.wizard.locator('.form-image img.center-block')
         password = sao.page.locator('input[name=password]')
         enter(sao, sao.page.locator('#login'), 'alice', password)
-        enter(sao, password, server.password('alice'), qr_code)
+        enter(sao, password, server.password('alice'), sao.qr_code)
         speak(sao, language)
-        expect(qr_code).to_be_visible()
+        expect(sao.qr_code).to_be_visible()
         sao.page.wait_for_load_state('networkidle')
         sao.screenshot('wizard')
         # Only after this wizard the client knows the direction of the language
         sao.wizard.locator('.modal-footer button').first.click()
         entry = sao.page.locator('#menu').get_by_text("TOTP").first
-        sao.until(expect(qr_code).to_be_visible, entry.click)
+        sao.until(expect(sao.qr_code).to_be_visible, entry.click)
         sao.page.wait_for_load_state('networkidle')
         sao.screenshot('wizard-from-menu')
         speak(sao, 'en')
-        expect(qr_code).to_be_visible()
+        expect(sao.qr_code).to_be_visible()
         sao.page.close()
 
 
@@ -91,7 +84,7 @@ def take(browser, server):
     folder.mkdir()
     sao = Sao(browser, server, folder, device_scale_factor=SHARP)
     sao.login()
-    expect(sao.wizard.locator('.form-image img.center-block')).to_be_visible()
+    expect(sao.qr_code).to_be_visible()
     shot(sao, 'setup_totp', sao.wizard)
     sao.set_up(close=False)
     shot(sao, 'setup_totp_done', sao.wizard)

@@ -5,7 +5,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import time
 import unittest
@@ -16,9 +15,10 @@ import zxingcpp
 from PIL import ImageGrab
 from trytond import __series__
 
-from demo.demo import DATABASE, ROOT, Server, free_port
+from demo.demo import DATABASE, ROOT
 
-from .common import CODE, CODE_WRONG, PASSWORD, RECOVERY_CODES, Authenticator
+from .common import (
+    CODE, CODE_WRONG, PASSWORD, RECOVERY_CODES, Authenticator, new_server)
 
 TOOLS = ROOT / '.e2e' / f'gtk-{__series__}'
 DATA = TOOLS / 'data'
@@ -44,13 +44,9 @@ class GtkTestCase(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        for folder in [DATA, HOME, SCREENSHOTS]:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
         stack = ExitStack()
         cls.addClassCleanup(stack.close)
-        server = Server(TOOLS, DATA, free_port())
-        server.build()
+        server = new_server(TOOLS, DATA, HOME, SCREENSHOTS)
         stack.enter_context(server.serve())
         cls.password = server.password('alice')
         config = HOME / '.config' / 'tryton' / __series__ / 'tryton.conf'

@@ -3,15 +3,14 @@
 # terms.
 "The web client in a browser, against a server of its own"
 
-import shutil
 import unittest
 from contextlib import ExitStack
 
 from playwright.sync_api import expect
 
-from demo.demo import ROOT, Server, free_port
+from demo.demo import ROOT
 
-from .common import CODE_WRONG
+from .common import CODE_WRONG, new_server
 from .sao import Sao, chromium
 
 TOOLS = ROOT / '.e2e'
@@ -29,13 +28,9 @@ class SaoTestCase(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        for folder in [DATA, SCREENSHOTS]:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
         stack = ExitStack()
         cls.addClassCleanup(stack.close)
-        cls.server = Server(TOOLS, DATA, free_port())
-        cls.server.build()
+        cls.server = new_server(TOOLS, DATA, SCREENSHOTS)
         stack.enter_context(cls.server.serve())
         cls.browser = stack.enter_context(chromium())
 

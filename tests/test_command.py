@@ -4,7 +4,6 @@
 
 import io
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from trytond.transaction import Transaction
 
 from .test_concurrency import at_once
 from .tools import (
-    KEY, OTHER_KEY, PASSWORD, RPC, TOTPTestCase, right_code)
+    KEY, OTHER_KEY, PASSWORD, RPC, TOTPTestCase, free_port, right_code)
 
 MODULE = 'trytond.modules.authentication_totp.command'
 CLEAR = '{'
@@ -625,15 +624,13 @@ class FrontDoorTestCase(unittest.TestCase):
     def test_told(self):
         "Test that the e-mail is sent before the process ends"
         inbox = Inbox()
-        with socket.create_server(('127.0.0.1', 0)) as server:
-            port = server.getsockname()[1]
-        server = Controller(inbox, '127.0.0.1', port)
+        server = Controller(inbox, '127.0.0.1', free_port())
         server.start()
         self.addCleanup(server.stop)
         self.assertEqual(
             self.run_command(
                 '-c', self.config, '-d', 'full', 'unlock', 'admin',
-                TRYTOND_EMAIL__URI=f'smtp://127.0.0.1:{port}'),
+                TRYTOND_EMAIL__URI=f'smtp://127.0.0.1:{server.port}'),
             (0, 'TOTP of "admin" is unlocked\n', ''))
         self.assertEqual(inbox.addresses, ['admin@example.com'])
 

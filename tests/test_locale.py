@@ -101,10 +101,10 @@ class LocaleTestCase(TOTPTestCase):
                     'wizard.res.user.setup_totp.execute', session_id, {},
                     start, context)
                 view = result['view']['fields_view']
-                texts = [
-                    view['arch'], *(field[name]
-                        for field in view['fields'].values()
-                        for name in ['string', 'help'])]
+                texts = '\n'.join([
+                        view['arch'], *(field[name]
+                            for field in view['fields'].values()
+                            for name in ['string', 'help'])])
                 translated = [
                     e.msgstr.replace('\n', '&#10;')
                     for e in self.file(language)
@@ -113,7 +113,7 @@ class LocaleTestCase(TOTPTestCase):
                         e.msgctxt)]
                 self.assertGreater(len(translated), 10)
                 self.assertEqual(
-                    [t for t in translated if t not in '\n'.join(texts)], [])
+                    [t for t in translated if t not in texts], [])
 
     def test_email(self):
         "Test that the e-mails are in the language of the user"

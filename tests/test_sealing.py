@@ -195,14 +195,22 @@ class SealingTestCase(TOTPTestCase):
         self.assertEqual(
             before, [self.stored_secret(id_) for _, id_ in users])
 
-    def test_set_up(self):
-        "Test that a key set up by the wizard is sealed and works"
+    def start_setup(self):
+        """Let the wizard seal a waiting secret with the first key
+
+        Return the user's login and id, the client, the wizard and what it
+        shows.
+        """
         self.set_keys(self.key1)
         self.set_config('session', 'authentications', 'password')
         login, user_id = self.user()
         rpc = RPC()
         rpc.login(login, password=PASSWORD)
-        session_id, shown = rpc.start_setup()
+        return login, user_id, rpc, *rpc.start_setup()
+
+    def test_set_up(self):
+        "Test that a key set up by the wizard is sealed and works"
+        login, user_id, rpc, session_id, shown = self.start_setup()
         # The keys may change while it waits
         self.set_keys(self.key2, self.key1)
         rpc.confirm_setup(
@@ -217,12 +225,7 @@ class SealingTestCase(TOTPTestCase):
 
     def test_waiting_no_matching_key(self):
         "Test that a waiting secret whose key is not there has to be renewed"
-        self.set_keys(self.key1)
-        self.set_config('session', 'authentications', 'password')
-        login, user_id = self.user()
-        rpc = RPC()
-        rpc.login(login, password=PASSWORD)
-        session_id, shown = rpc.start_setup()
+        _, _, rpc, session_id, shown = self.start_setup()
         self.set_keys(self.key2)
         with self.assertLogs('trytond.modules.authentication_totp'):
             with self.assertRaises(Refused) as context:

@@ -4,7 +4,6 @@
 
 import datetime as dt
 import re
-import socket
 import threading
 import time
 import unittest
@@ -22,7 +21,8 @@ from trytond.tests.test_tryton import DB_NAME
 from trytond.worker import run_task
 
 from .tools import (
-    ADDRESS, KEY, OTHER_KEY, PASSWORD, RPC, Refused, TOTPTestCase, right_code)
+    ADDRESS, KEY, OTHER_KEY, PASSWORD, RPC, Refused, TOTPTestCase, free_port,
+    right_code)
 
 
 class Inbox:
@@ -44,16 +44,12 @@ class ToldTestCase(TOTPTestCase):
         super().setUp()
         self.lift_core_limit()
         self.inbox = Inbox()
-        self.server = Controller(self.inbox, '127.0.0.1', self.free_port())
+        self.server = Controller(self.inbox, '127.0.0.1', free_port())
         self.server.start()
         self.addCleanup(self.stop_server)
         self.set_config(
             'email', 'uri', f'smtp://127.0.0.1:{self.server.port}')
         self.set_config('email', 'from', 'tryton@example.com')
-
-    def free_port(self):
-        with socket.create_server(('127.0.0.1', 0)) as server:
-            return server.getsockname()[1]
 
     def stop_server(self):
         if self.server:

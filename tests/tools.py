@@ -4,14 +4,13 @@
 
 import json
 import os
+import socket
 import tempfile
 from base64 import b64encode
 from contextlib import contextmanager
 from unittest.mock import patch
 
 import pyotp
-from pwdlib import PasswordHash
-from pwdlib.hashers.argon2 import Argon2Hasher
 
 import trytond.config as config
 from trytond import security
@@ -24,6 +23,8 @@ from trytond.tests.test_tryton import (
     DB_NAME, Client, TestCase, activate_module)
 from trytond.transaction import Transaction
 from trytond.wsgi import app
+
+from .cheap_hash import CHEAP_HASH
 
 KEY = 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ'
 OTHER_KEY = 'MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U'
@@ -43,8 +44,11 @@ LOCKED = (
     "There were too many wrong codes. Codes do not work any more. "
     "Enter a recovery code or ask an administrator to unlock TOTP.")
 USED = "The code was already used. Wait for the next one and enter it."
-CHEAP_HASH = PasswordHash(
-    [Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1)])
+
+
+def free_port():
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        return server.getsockname()[1]
 
 
 def set_config(section, option, value):
