@@ -57,6 +57,8 @@ _KINDS = [_ELSEWHERE, _KNOWN_DEVICE, _RECOVERY]
 _FEW_RECOVERY_CODES = 3
 # As the root user it has no row
 _NOBODY = 0
+# How many rows stand in for the users without secret
+_DECOYS = 1000
 _TELL_INTERVAL = dt.timedelta(hours=1)
 _MAIL_TIMEOUT = 30
 # One, so that a mail server which hangs takes one connection to the database
@@ -381,9 +383,9 @@ class User(metaclass=PoolMeta):
             return
         try:
             match = Counter.check(
-                cls._query_login(login), code,
+                cls._query_login(login, enrolled=True), code,
                 known_device=bool(parameters.get('device_cookie')),
-                silent=_PASSED not in parameters)
+                decoy=None if _PASSED in parameters else login)
         except TOTPCodeError as error:
             cls._refuse_totp_code(login, parameters, error)
         cls._accept_totp(parameters, match.user, Counter.consume, match)
@@ -483,12 +485,12 @@ class User(metaclass=PoolMeta):
         return options
 
     @classmethod
-    def _query_login(cls, login):
+    def _query_login(cls, login, enrolled=False):
         table = cls.__table__()
-        return table.select(
-            table.id,
-            where=(table.login == login)
-            & (table.active == Literal(True)))
+        where = (table.login == login) & (table.active == Literal(True))
+        if enrolled:
+            where &= table.totp_secret != Null
+        return table.select(table.id, where=where)
 
     @classmethod
     def _get_login_users(cls, login):
@@ -680,8 +682,11 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def clean_totp(cls):
-        "Remove the waiting secrets and the events that are too old."
+        """Remove the waiting secrets and the events that are too old, and
+        forget the failures of the decoys.
+        """
         pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
         Event = pool.get('res.user.totp_event')
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
@@ -690,6 +695,7 @@ class User(metaclass=PoolMeta):
                 [table.totp_pending_secret, table.totp_pending_expire],
                 [Null, Null],
                 where=table.totp_pending_expire <= now))
+        Counter.clean()
         Event.clean()
 
     def _put_totp_secret(self, secret, pending=None):
@@ -773,6 +779,10 @@ class UserTOTPCounter(ModelSQL):
     The failures of known devices count apart, so that who guesses from
     elsewhere does not lock them out. So do those of recovery codes, which work
     while the others do not.
+
+    The rows with a negative user are decoys: a login without secret locks and
+    counts in one of them what another does in the user's own row, because the
+    time, most of all that of parallel requests, would tell them apart.
     """
     __name__ = 'res.user.totp_counter'
     __string__ = "TOTP Counter"
@@ -807,6 +817,16 @@ class UserTOTPCounter(ModelSQL):
             ]
 
     @classmethod
+    def __register__(cls, module):
+        super().__register__(module)
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.insert(
+                [table.user, table.generation, table.counter],
+                [[-number, 0, -1] for number in range(1, _DECOYS + 1)],
+                on_conflict=Conflict(table, indexed_columns=[table.user])))
+
+    @classmethod
     def match(cls, secret, code):
         """Return the counter of the time step for which code is right.
 
@@ -818,13 +838,13 @@ class UserTOTPCounter(ModelSQL):
         return counter
 
     @classmethod
-    def check(cls, user, code, known_device=False, silent=False):
+    def check(cls, user, code, known_device=False, decoy=None):
         """Return the TOTPMatch of a right code of the user.
 
         user: the id of the user, or a query for it that may find none
         code: a code or a recovery code; what a client sent, of any type
         known_device: whether it comes from a device that the user has used
-        silent: whether it must take as long for a user without secret
+        decoy: the login, if the time must not tell whether it has a secret
         Raise TOTPCodeError if it is right for no time step, TOTPCodeUsedError
         if one as late was already accepted (RFC 6238 section 5.2), and count
         the failure. The caller must commit it before the answer leaves.
@@ -839,20 +859,25 @@ class UserTOTPCounter(ModelSQL):
             kind = _RECOVERY
         else:
             kind = _KNOWN_DEVICE if known_device else _ELSEWHERE
+        silent = decoy is not None
+        if silent:
+            # The hash is different in each server, so that nobody knows who
+            # shares a decoy
+            user = Coalesce(user, -1 - hash(decoy) % _DECOYS)
         row = cls._lock(user, kind)
-        if not row and not silent:
+        # For who has to wait the same work as for who has not
+        user_id, stored, generation, last, failures, drift, resync = row or (
+            _NOBODY, None, 0, -1, -1, 0, None)
+        if not stored and not silent:
             cls._raise_wait(user, kind)
             cls._refuse(_WRONG)
-        # For who has no secret the same work as for who has one
-        user_id, stored, generation, last, failures, drift, resync = row or (
-            _NOBODY, totp.stored_for_nobody(), 0, -1, -1, 0, None)
         match = TOTPMatch(
             user_id, generation, last, kind, failures, drift, resync)
         if recovery_hash:
             match, refusal = cls._match_recovery_code(match, recovery_hash)
         else:
             match, refusal = cls._match_code(match, stored, code)
-        if not row:
+        if not stored:
             refusal = refusal or _WRONG
         if refusal:
             cursor = cls._fail(match)
@@ -871,7 +896,10 @@ class UserTOTPCounter(ModelSQL):
     def _match_code(cls, match, stored, code):
         "Return the match with its time step, and why it is refused or None"
         try:
-            secret = totp.Secret.load(stored, match.user)
+            if stored:
+                secret = totp.Secret.load(stored, match.user)
+            else:
+                secret = totp.Secret.load(totp.stored_for_nobody(), _NOBODY)
         except ValueError:
             logger.error("unreadable TOTP secret of user %s", match.user)
             return match, _WRONG
@@ -1016,13 +1044,24 @@ class UserTOTPCounter(ModelSQL):
     def unlock(cls, user_ids):
         "Forget the failures of the users."
         table = cls.__table__()
+        cls._unlock(
+            table, fields.SQL_OPERATORS['in'](table.user, user_ids))
+
+    @classmethod
+    def clean(cls):
+        "Forget the failures of the decoys."
+        table = cls.__table__()
+        cls._unlock(table, (table.user < 0) & Or(
+                cls._guesses(table, kind)[0] > 0 for kind in _KINDS))
+
+    @classmethod
+    def _unlock(cls, table, where):
         cursor = Transaction().connection.cursor()
         columns = [
             getattr(table, kind + name)
             for kind in _KINDS for name in ['failures', 'wait']]
         cursor.execute(*table.update(
-                columns, [0] * len(columns),
-                where=fields.SQL_OPERATORS['in'](table.user, user_ids)))
+                columns, [0] * len(columns), where=where))
 
     @classmethod
     def _guesses(cls, table, kind):
@@ -1059,8 +1098,7 @@ class UserTOTPCounter(ModelSQL):
             query.for_ = For('UPDATE')
         cursor = transaction.connection.cursor()
         cursor.execute(*query)
-        row = cursor.fetchone()
-        return row if row and row[1] else None
+        return cursor.fetchone()
 
     @classmethod
     def _fail(cls, match):
@@ -1083,14 +1121,16 @@ class UserTOTPCounter(ModelSQL):
         Event = pool.get('res.user.totp_event')
         User = pool.get('res.user')
         failures = match.failures + 1
+        # A decoy stands in for nobody whom the event could name
+        user = User(match.user if match.user > 0 else None)
         if used:
-            Event.record([User(match.user)], 'replayed')
-        if (failures == totp.setting('max_failures')
+            Event.record([user], 'replayed')
+        if (user.id and failures == totp.setting('max_failures')
                 and match.kind != _RECOVERY):
-            Event.record([User(match.user)], 'locked')
+            Event.record([user], 'locked')
         elif failures == totp.FREE_FAILURES:
             # Who has passed nothing before knows no more than the login
-            Event.record([User(match.user)], 'failed', tell=not silent)
+            Event.record([user], 'failed', tell=not silent)
 
     @classmethod
     def _check_first(cls, cursor):
@@ -1228,8 +1268,8 @@ class UserTOTPEvent(ModelSQL, ModelView):
     __string__ = "TOTP Event"
 
     user = fields.Many2One(
-        'res.user', "User", required=True, readonly=True,
-        help="Whose TOTP it happened to.")
+        'res.user', "User", readonly=True,
+        help="Whose TOTP it happened to. Empty if the login has no TOTP.")
     time = fields.DateTime(
         "Time", required=True, readonly=True, help="When it happened.")
     kind = fields.Selection([

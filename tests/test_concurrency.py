@@ -186,6 +186,50 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
         self.assertEqual(answers.count(WAIT % '00:00:30'), 197)
         self.assertEqual(self.failures(user_id), 3)
 
+    def test_burst_without(self):
+        "Test that a burst for a login without TOTP does as much as for others"
+        self.set_config('session', 'authentications', 'totp+password')
+        self.lift_core_limit()
+        with_totp, user_id = self.user(KEY)
+        without, _ = self.user()
+
+        def guess(login):
+            try:
+                security.login(
+                    DB_NAME, login, {'totp_code': self.code(95)}, cache=False)
+            except LoginException as question:
+                return question.message
+        with self.transaction():
+            pool = Pool()
+            Counter = pool.get('res.user.totp_counter')
+            Event = pool.get('res.user.totp_event')
+            Counter.clean()
+            table = Counter.__table__()
+            before = Event.search([], count=True)
+        counted = table.select(table.user, table.failures, where=(
+                ((table.user == user_id) | (table.user < 0))
+                & (table.failures > 0)))
+        users = []
+        for login in [with_totp, without, without[:-1] + '9']:
+            self.assertEqual(
+                set(at_once(guess, [login] * THREADS)), {REFUSED})
+            (user, failures), = self.sql(counted)
+            self.assertEqual(failures, 3)
+            users.append(user)
+            with self.transaction():
+                Counter.unlock([user_id])
+                Counter.clean()
+            self.assertEqual(self.sql(counted), [])
+        self.assertEqual(users[0], user_id)
+        self.assertLess(max(users[1:]), 0)
+        with self.transaction():
+            events = Event.search([], order=[('id', 'ASC')])[before:]
+            self.assertEqual(
+                [(e.user and e.user.id, e.kind, e.told) for e in events], [
+                    (user_id, 'failed', False),
+                    (None, 'failed', False),
+                    (None, 'failed', False)])
+
     def finish_setup(self, user_id, code, current_code):
         # The dispatcher tries again like this
         for _ in range(6):

@@ -150,6 +150,24 @@ class LoginTestCase(TOTPTestCase):
             self.now += 30
         self.assertEqual(len(self.counters(user_id)), 1)
 
+    def test_update(self):
+        "Test that an update of the module keeps keys, used codes and decoys"
+        login, user_id = self.user(KEY)
+        answers = {'password': [PASSWORD], 'totp_code': [self.code()]}
+        self.assertEqual(self.dialogue(login, **answers)[0], user_id)
+        with self.transaction():
+            table = Pool().get('res.user.totp_counter').__table__()
+        query = table.select(order_by=table.user)
+        before = self.sql(query)
+        Pool(DB_NAME).init(update=['authentication_totp'], lang=['en'])
+        self.assertEqual(self.sql(query), before)
+        decoys = self.sql(table.select(table.user, where=table.user < 0))
+        self.assertEqual(len(decoys), 1000)
+        self.assertIsNone(self.dialogue(login, **answers)[0])
+        self.now += 30
+        answers['totp_code'] = [self.code()]
+        self.assertEqual(self.dialogue(login, **answers)[0], user_id)
+
     def test_after_2038(self):
         "Test that a time of more than 32 bits does no harm (RFC 6238 4.2)"
         login, user_id = self.user(KEY)

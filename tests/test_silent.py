@@ -7,9 +7,11 @@ import itertools
 import json
 import logging
 import time
+from functools import partial
 from unittest.mock import patch
 
 from cryptography.fernet import Fernet
+from sql.conditionals import Coalesce
 
 from trytond import security
 from trytond.exceptions import LoginException
@@ -63,8 +65,17 @@ class SilentTestCase(TOTPTestCase):
             reset()
         return times
 
+    def forget_failures(self, but=0):
+        "Let all users and decoys have so many"
+        with self.transaction() as transaction:
+            table = Pool().get('res.user.totp_counter').__table__()
+            transaction.connection.cursor().execute(*table.update(
+                    [table.failures, table.wait], [but, 0],
+                    where=Coalesce(table.failures, 0) != but))
+
     def assertSameTime(self, logins, reset=lambda: None):
         self.set_config('session', 'authentications', 'totp+password')
+        reset()
         self.measure(logins, 5, reset)
         times = {name: [] for name in logins}
         # What is there stays with more tries, what is noise does not
@@ -81,17 +92,24 @@ class SilentTestCase(TOTPTestCase):
     def test_time(self):
         "Test that the time does not tell who exists and who has TOTP"
         self.set_keys(Fernet.generate_key().decode())
-        with_totp, user_id = self.user(KEY)
+        with_totp, _ = self.user(KEY)
         without, _ = self.user()
-
-        def reset():
-            with self.transaction():
-                Pool().get('res.user.totp_counter').unlock([user_id])
         self.assertSameTime({
                 'unknown': without[:-1] + '9',
                 'without': without,
                 'with': with_totp,
-                }, reset)
+                }, self.forget_failures)
+
+    def test_time_failed(self):
+        "Test that the time of the third wrong code tells no more"
+        with_totp, user_id = self.user(KEY)
+        without, _ = self.user()
+        self.assertSameTime({
+                'unknown': without[:-1] + '9',
+                'without': without,
+                'with': with_totp,
+                }, partial(self.forget_failures, but=2))
+        self.assertIn('failed', self.events(user_id))
 
     def test_time_waiting(self):
         "Test that the time does not tell who has to wait"
