@@ -233,7 +233,8 @@ def step(user, code):
     pool = Pool()
     Counter = pool.get('res.user.totp_counter')
     User = pool.get('res.user')
-    Counter.consume(Counter.check(User._query_login(user.login), code))
+    query = User._query_login(user.login, enrolled=True)
+    Counter.consume(Counter.check(query, code))
 
 
 def set_passwords(database, hasher):
