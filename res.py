@@ -695,8 +695,9 @@ class User(metaclass=PoolMeta):
                 [table.totp_pending_secret, table.totp_pending_expire],
                 [Null, Null],
                 where=table.totp_pending_expire <= now))
-        Counter.clean()
         Event.clean()
+        # Last, as a login that has no secret waits for it
+        Counter.clean()
 
     def _put_totp_secret(self, secret, pending=None):
         pool = Pool()

@@ -535,6 +535,21 @@ class ToldTestCase(TOTPTestCase):
         self.clean()
         self.assertEqual(self.events(user_id), [])
 
+    def test_clean_decoys(self):
+        "Test that the scheduled task forgets the failures of decoys alone"
+        login, user_id = self.user(KEY)
+        self.set_config('session', 'authentications', 'totp+password')
+        for name in [login, 'nobody']:
+            self.guess(name, 1)
+        with self.transaction():
+            table = Pool().get('res.user.totp_counter').__table__()
+        decoys = table.select(
+            table.user, where=(table.user < 0) & (table.failures > 0))
+        self.assertTrue(self.sql(decoys))
+        self.clean()
+        self.assertEqual(self.sql(decoys), [])
+        self.assertEqual(self.failures(user_id), 1)
+
     def clean(self):
         with self.transaction():
             Cron = Pool().get('ir.cron')
