@@ -4,15 +4,15 @@
 
 import sys
 
-from . import totp
+from . import settings
 
 # The command imports this before it has read its configuration, and checks
 # the settings by itself
 if 'trytond.pool' in sys.modules:
     try:
-        totp.check_settings()
-    except totp.SettingError as error:
+        settings.check()
+    except settings.SettingError as error:
         # The server imports every module at start, whatever the database: a
         # line on stderr is what its administrator can read
         raise SystemExit(str(error)) from None
-    totp.warn_if_unsealed()
+    settings.warn_if_unsealed()

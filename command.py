@@ -16,7 +16,7 @@ from cryptography.fernet import Fernet
 import trytond.commandline as commandline
 import trytond.config as config
 
-from . import totp
+from . import settings
 
 # A login of one of them waits until all are written
 _BATCH = 100
@@ -136,8 +136,8 @@ def _configure(options):
     except (configparser.Error, OSError, UnicodeDecodeError) as error:
         sys.exit(f"the configuration can not be read: {_line(error)}")
     try:
-        totp.check_settings()
-    except totp.SettingError as error:
+        settings.check()
+    except settings.SettingError as error:
         sys.exit(str(error))
 
 
@@ -234,7 +234,7 @@ def unlock(options):
 
 
 def reseal(options):
-    if not totp.setting('encryption_keys'):
+    if not settings.get('encryption_keys'):
         sys.exit(
             "[authentication_totp] encryption_keys is not set: "
             "there is no key to seal with")

@@ -18,6 +18,10 @@ class TOTPWaitError(TOTPCodeError):
     pass
 
 
+class TOTPUnreadableError(TOTPCodeError):
+    pass
+
+
 class TOTPSetupError(UserError):
     pass
 
@@ -30,8 +34,14 @@ class TOTPAccessError(AccessError):
     pass
 
 
+class TOTPLoginError(UserError):
+    pass
+
+
 class TOTPSetupException(LoginException):
 
     def __str__(self):
         # The message holds the key, and what is raised may be logged
         return "TOTP has to be set up"
+
+    __repr__ = __str__

@@ -2,7 +2,36 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
-from trytond.pool import PoolMeta
+from trytond.i18n import gettext
+from trytond.model import ModelSQL
+from trytond.pool import Pool, PoolMeta
+from trytond.transaction import Transaction, without_check_access
+
+from . import settings
+from .exceptions import TOTPAccessError
+
+_PACKAGE = __name__.rpartition('.')[0]
+_EVENT = 'res.user.totp_event'
+_CLOSED = dict.fromkeys(['read', 'write', 'create', 'delete'], False)
+# Core opens them to every user, and TOTP is worth nothing if they are open
+_CORE_MODELS = {
+    # Whoever creates a task runs any method as the root user
+    'ir.queue',
+    'ir.session', 'ir.session.wizard', 'res.user.device',
+    'res.user.login.attempt'}
+
+
+class Configuration(metaclass=PoolMeta):
+    __name__ = 'ir.configuration'
+
+    def check(self):
+        pool = Pool()
+        User = pool.get('res.user')
+        super().check()
+        # Called once the database is loaded
+        User.check_authentications()
+        if settings.get('encryption_keys'):
+            User.check_totp_sealed()
 
 
 class Cron(metaclass=PoolMeta):
@@ -18,18 +47,98 @@ class Cron(metaclass=PoolMeta):
 class ModelAccess(metaclass=PoolMeta):
     __name__ = 'ir.model.access'
 
-    # Which users are administrators is told in XML by a group in one series
-    # and by nothing in the other
+    # Code rather than records: records open a model to administrators in one
+    # series, and to everybody if somebody deletes them
     @classmethod
     def get_access(cls, models):
-        event = 'res.user.totp_event'
         access = super().get_access(models)
-        if event in access:
-            access = access.copy()
-            access[event] = {
+        closed = [m for m in models if _is_closed(m)]
+        if closed:
+            access = {**access, **dict.fromkeys(closed, _CLOSED)}
+        if _EVENT in closed:
+            access[_EVENT] = {
+                **_CLOSED,
                 'read': cls.get_access(['res.user'])['res.user']['write'],
-                'write': False,
-                'create': False,
-                'delete': False,
                 }
         return access
+
+
+class Rule(metaclass=PoolMeta):
+    __name__ = 'ir.rule'
+
+    # A report asks the rules only, if an administrator of 8.2 runs it
+    @classmethod
+    def domain_get(cls, model_name, mode='read'):
+        if (Transaction().check_access
+                and model_name != _EVENT
+                and _is_closed(model_name)):
+            return [('id', 'in', [])]
+        return super().domain_get(model_name, mode=mode)
+
+
+def _is_closed(name):
+    "Return whether this module closes the model: its own, and some of core."
+    pool = Pool()
+    if name in _CORE_MODELS:
+        return True
+    Model = pool.get(name)
+    if not issubclass(Model, ModelSQL):
+        return False
+    definer = next(
+        class_ for class_ in reversed(Model.__mro__)
+        if vars(class_).get('__name__') == name)
+    package, _, _ = definer.__module__.rpartition('.')
+    return package == _PACKAGE
+
+
+class SessionWizard(metaclass=PoolMeta):
+    __name__ = 'ir.session.wizard'
+
+    # Wizards reach their session with the rights of their user, to whom the
+    # model is closed
+
+    @classmethod
+    def create(cls, vlist):
+        # Requests that are no wizard's give values
+        if vlist != [{}]:
+            return super().create(vlist)
+        with without_check_access():
+            return super().create(vlist)
+
+    @classmethod
+    def read(cls, ids, fields_names):
+        # Routes ask for the name as well, which no wizard does
+        if 'rec_name' in fields_names:
+            return super().read(ids, fields_names)
+        cls._check_own(ids)
+        with without_check_access():
+            return super().read(ids, fields_names)
+
+    @classmethod
+    def write(cls, sessions, values, *args):
+        cls._check_own(
+            [s.id for records in (sessions, *args[::2]) for s in records])
+        with without_check_access():
+            super().write(sessions, values, *args)
+
+    @classmethod
+    def delete(cls, sessions):
+        cls._check_own([s.id for s in sessions])
+        with without_check_access():
+            super().delete(sessions)
+
+    @classmethod
+    def _check_own(cls, ids):
+        "Refuse sessions of wizards that another user has started."
+        transaction = Transaction()
+        # Wizards are executed without check of the access
+        if not transaction.user:
+            return
+        with without_check_access():
+            own = cls.search([
+                    ('id', 'in', ids),
+                    ('create_uid', '=', transaction.user),
+                    ], count=True)
+        if own != len(set(ids)):
+            raise TOTPAccessError(gettext(
+                    'authentication_totp.msg_totp_wizard_access'))

@@ -12,6 +12,8 @@ from trytond.transaction import Transaction, check_access
 from trytond.url import host, http_host
 from trytond.wizard import Button, StateTransition, StateView, Wizard
 
+from . import settings
+
 try:
     from trytond.tools.qrcode import generate_png
 except ImportError:
@@ -141,7 +143,8 @@ class SetupTOTP(RecoveryCodesMixin, Wizard):
     def default_start(self, fields):
         user = self.user
         secret = user.start_totp_setup()
-        uri = secret.uri(user.totp_account, user.totp_issuer)
+        uri = secret.uri(
+            user.totp_account, user.totp_issuer, settings.get('image'))
         return {
             'account': user.totp_account,
             'issuer': user.totp_issuer,
@@ -160,7 +163,8 @@ class SetupTOTP(RecoveryCodesMixin, Wizard):
         RecoveryCode = pool.get('res.user.totp_recovery_code')
         user = self.user
         user.finish_totp_setup(
-            self.start.code, current_code=self.start.current_code)
+            self.start.code, current_code=self.start.current_code,
+            replaces=True)
         self.recovery_codes = RecoveryCode.renew(user.id)
         return 'done'
 
@@ -248,7 +252,9 @@ class SelectedUsersMixin:
     def users(self):
         pool = Pool()
         User = pool.get('res.user')
-        return User.browse(Transaction().context.get('active_ids') or [])
+        users = User.browse(Transaction().context.get('active_ids') or [])
+        User.check_totp_management(users)
+        return users
 
 
 class ResetTOTP(SelectedUsersMixin, Wizard):

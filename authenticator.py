@@ -1,0 +1,408 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"The authenticators of a user, and the verification of a code"
+
+import functools
+import logging
+from typing import NamedTuple
+
+from sql.aggregate import Max, Min
+from sql.conditionals import Coalesce
+from sql.operators import Exists
+
+from trytond import backend
+from trytond.i18n import gettext
+from trytond.model import ModelSQL, Unique, fields
+from trytond.pool import Pool
+from trytond.tools import sqlite_apply_types
+from trytond.transaction import Transaction, without_check_access
+
+from . import clock, seal, settings, totp
+from .exceptions import (
+    TOTPCodeError, TOTPCodeUsedError, TOTPUnreadableError)
+
+logger = logging.getLogger(__name__)
+
+# The root user has no secret
+_NOBODY = 0
+# Secrets that nobody has, as many as a user can have
+_NOBODYS = [totp.Secret.new(160, 'sha1', 6, 30).values for _ in range(10)]
+# How a refusal is told, once it is counted
+_WRONG = TOTPCodeError, 'authentication_totp.msg_totp_code_wrong'
+_USED = TOTPCodeUsedError, 'authentication_totp.msg_totp_code_used'
+# Not the fault of the user, so it is not counted
+_UNREADABLE = (
+    TOTPUnreadableError, 'authentication_totp.msg_totp_unreadable')
+_WRONG_RECOVERY = (
+    TOTPCodeError, 'authentication_totp.msg_totp_recovery_code_wrong')
+
+
+class Match(NamedTuple):
+    """A right code, which consume accepts
+
+    user: the id of its user
+    failures: those of its kind when it was verified, as guess.py counts them
+    number: of the authenticator that made it, None for a recovery code
+    state: the new State of that authenticator
+    stale: whether the secrets of the user have to be sealed anew
+    recovery_code: the id of the recovery code, if it is one
+    """
+    user: int
+    failures: tuple
+    number: int | None = None
+    state: totp.State | None = None
+    stale: bool = False
+    recovery_code: int | None = None
+
+
+class Stored(NamedTuple):
+    """What is stored of the user whose code is verified
+
+    failures: the wrong codes so far, as guess.py counts them
+    secrets: the sealed secrets in force, None if there are none
+    generation: of the secrets
+    states: the State of each authenticator by its number
+    """
+    failures: tuple
+    secrets: str | None
+    generation: int
+    states: dict[int, totp.State]
+
+
+class UserTOTPCounter(ModelSQL):
+    """An authenticator of a user, with the last code that was accepted
+
+    The rows are separate from res.user, so that no login waits for somebody
+    who edits the user. They have no foreign key for the same reason.
+    """
+    __name__ = 'res.user.totp_counter'
+    __string__ = "TOTP Counter"
+
+    user = fields.Integer("User", required=True)
+    # Tells the authenticators of a user apart, and is never given again
+    number = fields.Integer("Number", required=True)
+    name = fields.Char("Name", required=True)
+    since = fields.DateTime("Since", required=True)
+    last_used = fields.DateTime("Last Used")
+    counter = fields.Integer("Counter", required=True)
+    drift = fields.Integer("Drift", required=True)
+    resync = fields.Integer("Resync")
+
+    @classmethod
+    def __setup__(cls):
+        super().__setup__()
+        table = cls.__table__()
+        cls._sql_constraints += [
+            ('user_number_unique', Unique(table, table.user, table.number),
+                'authentication_totp.msg_totp_counter_user_number_unique'),
+            ]
+
+    @classmethod
+    def match(cls, secret, code):
+        """Return the counter of the time step for which code is right.
+
+        Raise TOTPCodeError if it is right for none.
+        """
+        counter = secret.match(code, clock.now(), settings.get('tolerance'))
+        if counter is None:
+            cls._refuse(_WRONG)
+        return counter
+
+    @classmethod
+    def verify(cls, user, code, known_device=False, decoy=None):
+        """Return the Match of a right code of the user.
+
+        user: the id of the user, or a query for it that may find none
+        code: a code or a recovery code; what a client sent, of any type
+        known_device: whether it comes from a device that the user has used
+        decoy: the login, if the time must not tell whether it has TOTP
+        Raise TOTPCodeError if the code is wrong, TOTPCodeUsedError if it or a
+        later one was already accepted (RFC 6238 section 5.2), and count the
+        failure. The caller must commit it before the answer leaves.
+        Raise TOTPUnreadableError if no key opens the secrets of the user.
+        Raise TOTPWaitError without looking at the code if there were too many
+        failures (RFC 4226 section 7.3, NIST SP 800-63B-4 section 3.2.2).
+        The code stays usable until consume accepts the match.
+        """
+        pool = Pool()
+        DecoyKey = pool.get('res.user.totp_decoy_key')
+        Guess = pool.get('res.user.totp_guess')
+        recovery_hash = (
+            totp.hash_recovery_code(code)
+            if settings.get('recovery_codes') else None)
+        kind = Guess.kind_of(bool(recovery_hash), known_device)
+        silent = decoy is not None
+        if silent:
+            user = Coalesce(user, DecoyKey.choose(decoy))
+        stored = cls._read(user, kind)
+        if not silent and not (stored and stored.secrets):
+            Guess.raise_wait(user, kind)
+            cls._refuse(_WRONG)
+        if recovery_hash:
+            match, refusal = cls._match_recovery_code(stored, recovery_hash)
+        else:
+            match, refusal = cls._match_code(stored, code, silent)
+        if refusal:
+            if recovery_hash:
+                Guess.fail_recovery(stored.failures, silent)
+            elif stored and refusal is not _UNREADABLE:
+                cls._count_failure(stored, refusal, silent)
+            else:
+                # Takes as long as counting one
+                Guess.fail(Guess.failures_of((_NOBODY, kind, 0, 0, '{}')))
+            cls._refuse(refusal)
+        return match
+
+    @classmethod
+    def _refuse(cls, refusal):
+        error, message = refusal
+        raise error(gettext(message))
+
+    @classmethod
+    def _read(cls, user, kind):
+        "Return the Stored of the user, None if no code may be evaluated."
+        pool = Pool()
+        Guess = pool.get('res.user.totp_guess')
+        User = pool.get('res.user')
+        user_table = User.__table__()
+        table = cls.__table__()
+        allowed = Guess.query_allowed(user, kind)
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*allowed
+            .join(user_table, 'LEFT',
+                condition=user_table.id == allowed.user)
+            .join(table, 'LEFT', condition=table.user == allowed.user)
+            .select(
+                allowed.user, allowed.kind, allowed.failures,
+                allowed.consecutive, allowed.networks,
+                user_table.totp_secret, user_table.totp_generation,
+                table.number, table.counter, table.drift, table.resync,
+                order_by=table.number, with_=[allowed]))
+        states = {}
+        stored = None
+        for *failures, secrets, generation, number, counter, drift, resync \
+                in cursor:
+            if stored is None:
+                stored = Stored(
+                    Guess.failures_of(failures), secrets, generation or 0,
+                    states)
+            if number is not None:
+                states[number] = totp.State(counter, drift, resync)
+        if stored and Guess.is_locked(stored.failures, len(states)):
+            stored = None
+        return stored
+
+    @classmethod
+    def _match_code(cls, stored, code, silent):
+        "Return the Match or None, and why the code is refused or None."
+        try:
+            numbers, secrets, stale = cls._open(stored)
+        except ValueError:
+            logger.error(
+                "unreadable TOTP secret of user %s", stored.failures.user)
+            return None, _UNREADABLE
+        if silent:
+            # The same work for everybody, however many authenticators
+            secrets += [
+                (totp.Secret.from_values(values), totp.State())
+                for values in _NOBODYS[
+                    len(secrets):settings.get('max_authenticators')]]
+        verdict, index, states = totp.verify(
+            secrets, code, clock.now(), settings.get('tolerance'))
+        if verdict is totp.Verdict.RIGHT and index < len(numbers):
+            return Match(
+                stored.failures.user, stored.failures, numbers[index],
+                states[index], stale), None
+        if stored:
+            cls._put_resync(
+                stored, dict(zip(numbers, states, strict=False)))
+        if verdict is totp.Verdict.USED:
+            cls._warn_if_ahead(
+                stored.failures.user, secrets[:len(numbers)])
+            return None, _USED
+        return None, _WRONG
+
+    @classmethod
+    def _open(cls, stored):
+        """Return the numbers of the authenticators, the Secret and State of
+        each, and whether they have to be sealed anew.
+
+        Raise ValueError if no key opens them.
+        """
+        pool = Pool()
+        User = pool.get('res.user')
+        sealed = stored.secrets if stored else None
+        if not sealed or sealed.startswith(seal.CLEAR):
+            # Takes as long as with sealed secrets
+            keys = settings.get('encryption_keys')
+            seal.unseal(_seal_for_nobody(keys), keys, owner=_NOBODY)
+        if not sealed:
+            return [], [], False
+        secrets, stale = User.unseal_totp_secrets(
+            stored.failures.user, sealed, stored.generation)
+        numbers = [number for number in secrets if number in stored.states]
+        return numbers, [
+            (secrets[number], stored.states[number])
+            for number in numbers], stale
+
+    @classmethod
+    def _match_recovery_code(cls, stored, hash_):
+        pool = Pool()
+        RecoveryCode = pool.get('res.user.totp_recovery_code')
+        failures = stored.failures
+        id_ = RecoveryCode.find(failures.user, hash_)
+        if id_ is None or not stored.secrets:
+            return None, _WRONG_RECOVERY
+        return Match(failures.user, failures, recovery_code=id_), None
+
+    @classmethod
+    def _count_failure(cls, stored, refusal, silent):
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
+        Guess = pool.get('res.user.totp_guess')
+        User = pool.get('res.user')
+        failures = Guess.fail(stored.failures)
+        if refusal is _USED:
+            Event.record([User(failures.user)], 'replayed')
+        Guess.record(failures, len(stored.states), silent)
+
+    @classmethod
+    def _put_resync(cls, stored, states):
+        "Store what a refused code tells of the clocks of the authenticators."
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        for number, state in states.items():
+            if state.resync != stored.states[number].resync:
+                cursor.execute(*table.update(
+                        [table.resync], [state.resync],
+                        where=(table.user == stored.failures.user)
+                        & (table.number == number)))
+
+    @classmethod
+    def consume(cls, match):
+        """Accept the match, once, and forgive the failures of its network.
+
+        Raise DatabaseOperationalError, so that the login is tried again and
+        told why it is refused, if since the verification one as late was
+        accepted, the authenticator removed or another code refused.
+        """
+        pool = Pool()
+        Guess = pool.get('res.user.totp_guess')
+        RecoveryCode = pool.get('res.user.totp_recovery_code')
+        User = pool.get('res.user')
+        # A transaction of its own would need a second connection, and when
+        # many log in at once each would wait for the others to give theirs
+        if match.recovery_code:
+            cls._check_first(RecoveryCode.use(match.recovery_code))
+            Guess.unlock_by_recovery(match.user, match.recovery_code)
+            RecoveryCode.tell(match.user)
+            return
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.update(
+                [table.counter, table.drift, table.resync, table.last_used],
+                [*match.state, cls.last_used.sql_format(
+                        clock.second(clock.now()))],
+                where=(table.user == match.user)
+                & (table.number == match.number)
+                & (table.counter < match.state.counter)
+                & Exists(Guess.query_unchanged(match.failures))))
+        cls._check_first(cursor)
+        Guess.forgive(match.failures)
+        if match.stale:
+            User.reseal_totp([User(match.user)])
+
+    @classmethod
+    def _check_first(cls, cursor):
+        # Where rows cannot be locked another request may have been faster
+        if not cursor.rowcount:
+            raise backend.DatabaseOperationalError("concurrent TOTP codes")
+
+    @classmethod
+    def _warn_if_ahead(cls, user_id, secrets):
+        for secret, state in secrets:
+            ahead = state.counter * secret.period - clock.now()
+            if ahead > (settings.get('tolerance') + 1) * secret.period:
+                logger.warning(
+                    "the last code accepted of user %s is %d seconds ahead "
+                    "of the clock, which was set back",
+                    user_id, ahead)
+
+    @classmethod
+    @without_check_access
+    def add(cls, user_id, number, name, counter):
+        """Create the row of an authenticator.
+
+        counter: the time step of its code that is already used, -1 for none
+        """
+        pool = Pool()
+        Guess = pool.get('res.user.totp_guess')
+        now = clock.second(clock.now())
+        cls.create([{
+                    'user': user_id,
+                    'number': number,
+                    'name': name or cls._default_name(user_id),
+                    'since': now,
+                    'last_used': now if counter >= 0 else None,
+                    'counter': counter,
+                    'drift': 0,
+                    }])
+        Guess.start([user_id])
+
+    @classmethod
+    def _default_name(cls, user_id):
+        names = {c.name for c in cls.search([('user', '=', user_id)])}
+        default = gettext('authentication_totp.msg_totp_authenticator')
+        number = 1
+        while (name := default if number == 1 else f'{default} {number}') \
+                in names:
+            number += 1
+        return name
+
+    @classmethod
+    @without_check_access
+    def rename(cls, user_id, number, name):
+        "Rename the authenticator, and return whether there is one."
+        counters = cls.search([
+                ('user', '=', user_id),
+                ('number', '=', number),
+                ])
+        cls.write(counters, {'name': name})
+        return bool(counters)
+
+    @classmethod
+    @without_check_access
+    def remove(cls, user_ids, number=None):
+        "Delete the rows of the users, only those with the number if given."
+        domain = [('user', 'in', user_ids)]
+        if number is not None:
+            domain.append(('number', '=', number))
+        cls.delete(cls.search(domain))
+
+    @classmethod
+    def status(cls, user_ids):
+        """Return for each user a dictionary of the fields of res.user that
+        tell of the authenticators.
+        """
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        query = table.select(
+            table.user, Min(table.since).as_('since'),
+            Max(table.last_used).as_('last_used'),
+            where=fields.SQL_OPERATORS['in'](table.user, user_ids),
+            group_by=table.user)
+        if backend.name == 'sqlite':
+            sqlite_apply_types(query, [None, 'DATETIME', 'DATETIME'])
+        cursor.execute(*query)
+        status = dict.fromkeys(
+            user_ids, {'totp_since': None, 'totp_last_used': None})
+        for user_id, since, last_used in cursor:
+            status[user_id] = {
+                'totp_since': since, 'totp_last_used': last_used}
+        return status
+
+
+@functools.cache
+def _seal_for_nobody(keys):
+    return seal.seal(_NOBODYS[:1], keys, clock.now(), owner=_NOBODY)

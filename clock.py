@@ -1,0 +1,26 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"The time, read in one place, so that tests set it"
+
+import datetime as dt
+import time
+
+
+def now():
+    "Return the time in seconds since the epoch."
+    return time.time()
+
+
+def timestamp(time):
+    "Return time, in seconds since the epoch, as the ORM stores it."
+    return dt.datetime.fromtimestamp(time)
+
+
+def second(time):
+    """Return time, in seconds since the epoch, as a field DateTime stores it.
+
+    Return None for None.
+    """
+    if time is not None:
+        return timestamp(time).replace(microsecond=0)

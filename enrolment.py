@@ -1,0 +1,243 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"How a user sets TOTP up, changes it and turns it off"
+
+from trytond.i18n import gettext
+from trytond.pool import Pool, PoolMeta
+from trytond.transaction import Transaction, without_check_access
+
+from . import clock, settings, totp
+from .exceptions import TOTPCodeError, TOTPRequiredError, TOTPSetupError
+from .language import sane_language
+
+
+class User(metaclass=PoolMeta):
+    __name__ = 'res.user'
+
+    @property
+    def totp_account(self):
+        "The name of the account that the authenticator shows"
+        return totp.display_name(self.login)
+
+    @property
+    def totp_issuer(self):
+        "The name of the service that the authenticator shows"
+        company = getattr(self, 'company', None)
+        return settings.issuer(
+            database=Transaction().database.name,
+            company=company.rec_name if company else '')
+
+    def start_totp_setup(self):
+        """Return a new secret, which waits for its proof.
+
+        A secret that waited before is dropped, those in force stay. The new
+        one waits for as many seconds as the setting setup_timeout says.
+        """
+        secret = totp.Secret.new(
+            settings.get('key_length'), **settings.parameters())
+        self._put_pending_totp_secret(
+            secret, clock.now() + settings.get('setup_timeout'))
+        return secret
+
+    def finish_totp_setup(
+            self, code, current_code=None, name=None, replaces=False):
+        """Bring the waiting secret into force by the codes that prove it.
+
+        code: a code made with the waiting secret
+        current_code: a code made with a secret in force, or a recovery code,
+            if there is one
+        name: of the new authenticator, "Authenticator" by default
+        replaces: whether the other authenticators and the recovery codes are
+            removed
+        Raise TOTPSetupError if no secret waits, if it waited for too long or
+        if the user may have no more authenticators, and TOTPCodeError if a
+        code is not accepted.
+        """
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        pending, secret = self.get_pending_totp_secret()
+        counter = Counter.match(secret, code)
+        if self.totp_enabled:
+            try:
+                self.verify_totp_code(current_code)
+            except TOTPCodeError as error:
+                raise error.__class__(
+                    error.message, gettext(
+                        'authentication_totp.msg_totp_current_code')) from None
+        self._add_totp_secret(
+            secret, name, counter, replaces=replaces, pending=pending)
+
+    def set_totp_key(self, key, name=None):
+        """Set a key in force at once, as the only one and without any proof.
+
+        For server code only: whoever calls it answers for the proof.
+
+        key: the key in base32, of at least 128 bits
+        name: of the authenticator, "Authenticator" by default
+        The algorithm, digits and period are those of the settings.
+        Raise ValueError if the key is not such a key.
+        """
+        secret = totp.Secret.from_key(key, **settings.parameters())
+        self._add_totp_secret(secret, name, replaces=True)
+
+    def _add_totp_secret(
+            self, secret, name, counter=-1, replaces=False, pending=None):
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        Event = pool.get('res.user.totp_event')
+        Guess = pool.get('res.user.totp_guess')
+        RecoveryCode = pool.get('res.user.totp_recovery_code')
+        enabled = self.totp_enabled
+        if replaces:
+            generation, _ = self._get_totp_secrets()
+            secrets = {}
+        else:
+            generation, secrets = self._get_readable_totp_secrets()
+        number = generation + 1
+        secrets[number] = secret
+        if len(secrets) > settings.get('max_authenticators'):
+            raise TOTPSetupError(
+                gettext('authentication_totp.msg_totp_max_authenticators'))
+        if not replaces and not Guess.allows(self.id, len(secrets)):
+            raise TOTPSetupError(
+                gettext('authentication_totp.msg_totp_too_many_failures'))
+        self._put_totp_secrets(generation, secrets, pending=pending)
+        if replaces:
+            Counter.remove([self.id])
+        if replaces or not enabled:
+            RecoveryCode.clear([self.id])
+        Counter.add(self.id, number, name, counter)
+        self._end_totp_sessions([self])
+        if not enabled:
+            event = 'set_up'
+        else:
+            event = 'replaced' if replaces else 'added'
+        Event.record([self], event)
+
+    def rename_totp_authenticator(self, number, name, code):
+        """Give the authenticator with the number another name.
+
+        code: a code made with a secret in force, or a recovery code
+        Raise TOTPCodeError if the code is not accepted, and TOTPSetupError if
+        there is no such authenticator.
+        """
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        Event = pool.get('res.user.totp_event')
+        self.verify_totp_code(code)
+        if not Counter.rename(self.id, number, name):
+            raise TOTPSetupError(
+                gettext('authentication_totp.msg_totp_no_authenticator'))
+        Event.record([self], 'renamed')
+
+    def remove_totp_authenticator(self, number, code):
+        """Remove the authenticator with the number, the others stay.
+
+        To remove the last one is to turn TOTP off.
+
+        code: a code made with a secret in force, or a recovery code
+        Raise as remove_totp does, and TOTPSetupError if there is no such
+        authenticator.
+        """
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        Event = pool.get('res.user.totp_event')
+        _, secrets = self._get_readable_totp_secrets()
+        if set(secrets) == {number}:
+            self.remove_totp(code)
+            return
+        self.verify_totp_code(code)
+        generation, secrets = self._get_readable_totp_secrets()
+        if secrets.pop(number, None) is None:
+            raise TOTPSetupError(
+                gettext('authentication_totp.msg_totp_no_authenticator'))
+        self._put_totp_secrets(generation, secrets)
+        Counter.remove([self.id], number)
+        self._end_totp_sessions([self])
+        Event.record([self], 'authenticator_removed')
+
+    def remove_totp(self, code):
+        """Remove all authenticators and the recovery codes.
+
+        code: a code made with a secret in force, or a recovery code
+        Raise TOTPRequiredError if TOTP is required for the user, and
+        TOTPCodeError if the code is not accepted.
+        """
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
+        if self.totp_mandatory:
+            raise TOTPRequiredError(
+                gettext('authentication_totp.msg_totp_required'))
+        self.verify_totp_code(code)
+        self._clear_totp([self])
+        Event.record([self], 'removed')
+
+    @classmethod
+    def reset_totp(cls, users):
+        """Remove the authenticators and the recovery codes of the users.
+
+        It takes no code, but the right to write each of the users.
+        """
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
+        cls.check_totp_management(users)
+        cls._clear_totp(users)
+        Event.record(users, 'reset')
+
+    @classmethod
+    def _clear_totp(cls, users):
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        Guess = pool.get('res.user.totp_guess')
+        RecoveryCode = pool.get('res.user.totp_recovery_code')
+        ids = [u.id for u in users]
+        cls._drop_totp_secrets(users)
+        Counter.remove(ids)
+        Guess.unlock(ids)
+        RecoveryCode.clear(ids)
+        cls._end_totp_sessions(users)
+
+    @classmethod
+    @without_check_access
+    def _end_totp_sessions(cls, users):
+        "End the sessions of the users, and forget their devices."
+        pool = Pool()
+        Device = pool.get('res.user.device')
+        Session = pool.get('ir.session')
+        # Empties the caches and runs the triggers
+        cls.write(users, {})
+        Session.clear(users)
+        Device.clear([u.login for u in users])
+
+    def renew_totp_recovery_codes(self, code):
+        """Return new recovery codes. The old ones no longer work.
+
+        code: a code made with a secret in force, or a recovery code
+        Raise TOTPCodeError if it is not accepted.
+        """
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
+        RecoveryCode = pool.get('res.user.totp_recovery_code')
+        self.verify_totp_code(code)
+        codes = RecoveryCode.renew(self.id)
+        Event.record([self], 'renewed')
+        return codes
+
+    def verify_totp_code(self, code):
+        """Accept the code, which is used up, or count a failure.
+
+        code: a code made with a secret in force, or a recovery code; what a
+            client sent, of any type
+        Raise TOTPCodeError if it is not accepted. The transaction is committed
+        before, so that the count stays: call it before anything is written.
+        """
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        with sane_language():
+            try:
+                match = Counter.verify(self.id, code)
+            except TOTPCodeError:
+                Transaction().commit()
+                raise
+        Counter.consume(match)

@@ -1,0 +1,123 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"The recovery codes of a user"
+
+from sql.aggregate import Count
+
+from trytond.i18n import gettext
+from trytond.model import Index, ModelSQL, fields
+from trytond.pool import Pool
+from trytond.transaction import Transaction, without_check_access
+
+from . import settings, totp
+
+# The user is told if no more are left
+_FEW = 3
+
+
+class UserTOTPRecoveryCode(ModelSQL):
+    "A recovery code that was not used yet"
+    __name__ = 'res.user.totp_recovery_code'
+    __string__ = "TOTP Recovery Code"
+
+    user = fields.Integer("User", required=True)
+    hash = fields.Char("Hash", required=True, strip=False)
+
+    @classmethod
+    def __setup__(cls):
+        super().__setup__()
+        table = cls.__table__()
+        cls._sql_indexes.add(
+            Index(
+                table, (table.user, Index.Equality()),
+                (table.hash, Index.Equality(cardinality='high'))))
+
+    @classmethod
+    @without_check_access
+    def renew(cls, user_id):
+        "Return new recovery codes of the user, which replace the old ones."
+        cls.clear([user_id])
+        codes = [
+            totp.new_recovery_code()
+            for _ in range(settings.get('recovery_codes'))]
+        cls.create([{
+                    'user': user_id,
+                    'hash': totp.hash_recovery_code(code),
+                    } for code in codes])
+        return codes
+
+    @classmethod
+    def clear(cls, user_ids):
+        "Remove the recovery codes of the users."
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.delete(
+                where=fields.SQL_OPERATORS['in'](table.user, user_ids)))
+
+    @classmethod
+    def count(cls, user_ids):
+        "Return for each user how many recovery codes are left."
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        counts = dict.fromkeys(user_ids, 0)
+        cursor.execute(*table.select(
+                table.user, Count(table.id),
+                where=fields.SQL_OPERATORS['in'](table.user, user_ids),
+                group_by=table.user))
+        counts.update(cursor)
+        return counts
+
+    @classmethod
+    def find(cls, user_id, hash_):
+        "Return the id of the user's recovery code with the hash, or None."
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.select(
+                table.id,
+                where=(table.user == user_id) & (table.hash == hash_)))
+        row = cursor.fetchone()
+        return row[0] if row else None
+
+    @classmethod
+    def use(cls, id_):
+        "Remove the recovery code, and return the cursor that did it."
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.delete(where=table.id == id_))
+        return cursor
+
+    @classmethod
+    def is_used(cls, id_):
+        "Return whether the recovery code is no longer there."
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.select(table.id, where=table.id == id_))
+        return not cursor.fetchone()
+
+    @classmethod
+    @without_check_access
+    def tell(cls, user_id):
+        "Tell the user that a recovery code was used, and if few are left."
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
+        Notification = pool.get('res.notification')
+        User = pool.get('res.user')
+        user = User(user_id)
+        Event.record([user], 'recovered')
+        left = cls.count([user_id])[user_id]
+        if left <= _FEW:
+            language = user.language.code if user.language else None
+            with Transaction().set_context(language=language):
+                Notification.create([{
+                            'user': user_id,
+                            'label': gettext(
+                                'authentication_totp'
+                                '.msg_totp_few_recovery_codes_label'),
+                            'description': gettext(
+                                'authentication_totp'
+                                '.msg_totp_few_recovery_codes', left=left),
+                            'icon': 'tryton-warning',
+                            }])
+
+

@@ -1,0 +1,71 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"Seal texts for storage, each for one place only"
+
+import contextlib
+import json
+
+from cryptography.fernet import Fernet, InvalidToken
+
+# Only a text in clear begins with it
+CLEAR = '{'
+
+
+class SealError(ValueError):
+    "A stored text that no key opens or that belongs to another place"
+
+
+def key(text):
+    """Return the key, for seal and unseal, of a line of the file of keys.
+
+    text: 32 bytes in URL-safe base64
+    Raise ValueError if it is not such a text.
+    """
+    return Fernet(text)
+
+
+def seal(values, keys, time, **place):
+    """Return values as the text to store, encrypted with the first key.
+
+    values: what JSON can hold
+    keys: the keys, the text is in clear if there are none
+    time: in seconds since the epoch; Fernet writes it in clear into the text
+    place: the owner, the purpose and the generation of the values; unseal
+        opens the text for the same place only
+    """
+    text = json.dumps({**place, 'values': values})
+    if keys:
+        text = keys[0].encrypt_at_time(text.encode(), int(time)).decode()
+    return text
+
+
+def unseal(stored, keys, **place):
+    """Return the values that were sealed, and whether they are stale.
+
+    Stale values are not encrypted with the first key.
+    Raise SealError if no key opens the text or if it was sealed for another
+    place.
+    """
+    try:
+        text, stale = _open(stored, keys)
+        sealed = json.loads(text)
+        values = sealed.pop('values')
+    except (InvalidToken, ValueError, KeyError, TypeError, AttributeError):
+        raise SealError("not a sealed text") from None
+    if sealed != place:
+        raise SealError("sealed for another place")
+    return values, stale
+
+
+def _open(stored, keys):
+    if stored.startswith(CLEAR):
+        return stored, bool(keys)
+    opened = []
+    # The time does not tell which of them opens it
+    for key in keys:
+        with contextlib.suppress(InvalidToken):
+            opened.append((key.decrypt(stored), key is not keys[0]))
+    if not opened:
+        raise InvalidToken
+    return opened[0]
