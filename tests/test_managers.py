@@ -1,0 +1,205 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+
+from trytond.pool import Pool
+
+from .tools import KEY, PASSWORD, Refused, TOTPTestCase
+
+
+class ManagersTestCase(TOTPTestCase):
+    "Test that who cannot write a user cannot change the user's TOTP"
+
+    def setUp(self):
+        super().setUp()
+        self.lift_core_limit()
+
+    def guess(self, login):
+        "Let codes wait"
+        self.dialogue(
+            login, password=[PASSWORD], totp_code=[self.code(95)] * 3)
+
+    def wizard(self, rpc, name, state, *user_ids, then=None):
+        """Run the wizard on the users
+
+        then: the users whom the last request names instead
+        """
+        prefix = f'wizard.res.user.{name}'
+        context = {
+            'active_model': 'res.user', 'active_id': user_ids[0],
+            'active_ids': user_ids}
+        session_id, start, _ = rpc.call(f'{prefix}.create', context)
+        rpc.call(f'{prefix}.execute', session_id, {}, start, context)
+        if then:
+            context.update(active_id=then[0], active_ids=then)
+        rpc.call(f'{prefix}.execute', session_id, {
+                'start': {'users': context['active_ids']}}, state, context)
+
+    def assertRefused(self, function, *args, **kwargs):
+        with self.assertRaises(Refused) as context:
+            function(*args, **kwargs)
+        # As such an error reaches the client
+        self.assertEqual(context.exception.args[0], 'UserError')
+
+    def assertUnchanged(self, login, user_id, rpc, *events):
+        "Check that codes, sessions and events are as before"
+        self.assertEqual(self.events(user_id), list(events))
+        self.assertTrue(rpc.model('res.user', 'read', [user_id], ['login']))
+        self.now += 3600
+        self.assertEqual(
+            self.dialogue(
+                login, password=[PASSWORD], totp_code=[self.code()])[0],
+            user_id)
+
+    def enrolled(self, count):
+        users = [self.user(KEY) for _ in range(count)]
+        return users, [self.client(login) for login, _ in users]
+
+    def test_reset(self):
+        "Test that a manager resets only those whom a rule lets write"
+        users, clients = self.enrolled(3)
+        clerk, other, third = (id_ for _, id_ in users)
+        admin, admin_id = self.user(KEY, administrator=True)
+        users.append((admin, admin_id))
+        clients.append(self.client(admin))
+        manager, manager_id = self.manager(clerk, third)
+        rpc = self.client(manager)
+        for ids in [
+                [other], [admin_id], [clerk, other], [other, clerk],
+                [admin_id, other]]:
+            with self.subTest(ids=ids):
+                self.assertRefused(
+                    self.wizard, rpc, 'reset_totp', 'reset', *ids)
+                self.assertRefused(
+                    self.wizard, rpc, 'reset_totp', 'reset', clerk, then=ids)
+        for (login, user_id), client in zip(users, clients, strict=True):
+            self.assertUnchanged(login, user_id, client, 'set_up')
+        self.wizard(rpc, 'reset_totp', 'reset', clerk, third)
+        for user_id in [clerk, third]:
+            self.assertIsNone(self.stored_secret(user_id))
+            self.assertEqual(self.events(user_id), ['set_up', 'reset'])
+
+    def test_reset_themselves(self):
+        "Test that a manager outside the rule cannot reset the own TOTP"
+        (clerk, clerk_id), = self.enrolled(1)[0]
+        manager, manager_id = self.manager(clerk_id)
+        self.client(manager).set_up(self.now)
+        rpc = self.client(manager)
+        self.assertRefused(
+            self.wizard, rpc, 'reset_totp', 'reset', manager_id)
+        self.assertTrue(self.stored_secret(manager_id))
+
+    def test_unlock(self):
+        "Test that a manager unlocks only those whom a rule lets write"
+        users, clients = self.enrolled(3)
+        clerk, other, third = (id_ for _, id_ in users)
+        admin, admin_id = self.user(KEY, administrator=True)
+        users.append((admin, admin_id))
+        clients.append(self.client(admin))
+        manager, manager_id = self.manager(clerk, third)
+        rpc = self.client(manager)
+        for login, _ in users:
+            self.guess(login)
+        for ids in [
+                [other], [admin_id], [clerk, other], [other, clerk],
+                [clerk, third, admin_id]]:
+            with self.subTest(ids=ids):
+                self.assertRefused(
+                    rpc.model, 'res.user', 'unlock_totp', ids)
+        for login, user_id in users:
+            # All of them still wait
+            self.assertIsNone(self.dialogue(
+                    login, password=[PASSWORD], totp_code=[self.code()])[0])
+            self.assertEqual(self.events(user_id), ['set_up', 'failed'])
+        rpc.model('res.user', 'unlock_totp', [clerk, third])
+        for login, user_id in [users[0], users[2]]:
+            self.assertEqual(
+                self.events(user_id), ['set_up', 'failed', 'unlocked'])
+            self.assertEqual(
+                self.dialogue(
+                    login, password=[PASSWORD], totp_code=[self.code()])[0],
+                user_id)
+        for (login, user_id), client in list(
+                zip(users, clients, strict=True))[1::2]:
+            self.assertUnchanged(login, user_id, client, 'set_up', 'failed')
+
+    def test_invite(self):
+        "Test that a manager invites only those whom a rule lets write"
+        clerk, other, third = (self.user()[1] for _ in range(3))
+        admin, admin_id = self.user(administrator=True)
+        manager, manager_id = self.manager(clerk, third)
+        rpc = self.client(manager)
+        for ids in [[other], [admin_id], [clerk, other], [other, clerk]]:
+            with self.subTest(ids=ids):
+                self.assertRefused(
+                    self.wizard, rpc, 'invite_totp', 'send', *ids)
+                self.assertRefused(
+                    self.wizard, rpc, 'invite_totp', 'send', clerk, then=ids)
+        for user_id in [clerk, other, third, admin_id]:
+            self.assertEqual(self.events(user_id), [])
+        self.wizard(rpc, 'invite_totp', 'send', clerk, third)
+        for user_id in [clerk, third]:
+            self.assertEqual(self.events(user_id), ['invited'])
+
+    def test_not_shown(self):
+        "Test that the wizards do not show the users outside the rule"
+        (clerk, clerk_id), (other, other_id) = self.enrolled(2)[0]
+        manager, _ = self.manager(clerk_id)
+        rpc = self.client(manager)
+        for name in ['reset_totp', 'invite_totp']:
+            prefix = f'wizard.res.user.{name}'
+            context = {
+                'active_model': 'res.user', 'active_id': other_id,
+                'active_ids': [other_id]}
+            # The invitation would tell who has none
+            with self.assertRaises(Refused):
+                session_id, start, _ = rpc.call(f'{prefix}.create', context)
+                rpc.call(f'{prefix}.execute', session_id, {}, start, context)
+
+    def test_administrator(self):
+        "Test that administrators may do it to all, and users to nobody"
+        users, _ = self.enrolled(2)
+        (clerk, clerk_id), (other, other_id) = users
+        without = [self.user()[1] for _ in range(2)]
+        admin, _ = self.user(administrator=True)
+        manager, manager_id = self.manager(clerk_id)
+        user, _ = self.user()
+        for login in [clerk, other]:
+            self.guess(login)
+        for login in [user, admin]:
+            rpc = self.client(login)
+            for function, *args in [
+                    (self.wizard, rpc, 'invite_totp', 'send', *without),
+                    (rpc.model, 'res.user', 'unlock_totp',
+                        [clerk_id, other_id]),
+                    (self.wizard, rpc, 'reset_totp', 'reset',
+                        clerk_id, other_id)]:
+                if login == admin:
+                    function(*args)
+                else:
+                    self.assertRefused(function, *args)
+        for id_ in without:
+            self.assertEqual(self.events(id_), ['invited'])
+        for id_ in [clerk_id, other_id]:
+            self.assertEqual(
+                self.events(id_), ['set_up', 'failed', 'unlocked', 'reset'])
+
+    def test_rule_taken_away(self):
+        "Test that who could write a user when the wizard began may no more"
+        (clerk, clerk_id), = self.enrolled(1)[0]
+        manager, manager_id = self.manager(clerk_id)
+        rpc = self.client(manager)
+        prefix = 'wizard.res.user.reset_totp'
+        context = {
+            'active_model': 'res.user', 'active_id': clerk_id,
+            'active_ids': [clerk_id]}
+        session_id, start, _ = rpc.call(f'{prefix}.create', context)
+        rpc.call(f'{prefix}.execute', session_id, {}, start, context)
+        with self.transaction():
+            RuleGroup = Pool().get('ir.rule.group')
+            group, = RuleGroup.search([('name', '=', manager)])
+            Rule = Pool().get('ir.rule')
+            Rule.write(list(group.rules), {'domain': '[["id", "=", -1]]'})
+        self.assertRefused(
+            rpc.call, f'{prefix}.execute', session_id, {}, 'reset', context)
+        self.assertTrue(self.stored_secret(clerk_id))
