@@ -13,18 +13,18 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from unittest.mock import patch
 
-from aiosmtpd.controller import Controller
 from cryptography.fernet import Fernet
 
 from trytond import backend, security
-from trytond.modules.authentication_totp import command, totp
+from trytond.modules.authentication_totp import command, sealed
 from trytond.pool import Pool
 from trytond.tests.test_tryton import DB_NAME
 from trytond.transaction import Transaction
 
 from .test_concurrency import at_once
 from .tools import (
-    KEY, OTHER_KEY, PASSWORD, RPC, TOTPTestCase, free_port, right_code)
+    KEY, OTHER_KEY, PASSWORD, RPC, TOTPTestCase, right_code, seal_set,
+    secret_from, start_mail_server)
 
 MODULE = 'trytond.modules.authentication_totp.command'
 CLEAR = '{'
@@ -132,18 +132,19 @@ class CommandTestCase(TOTPTestCase):
         for text in stored:
             Fernet(key).decrypt(text)
 
-    def hook_dump(self, hook):
-        "Call the hook with the owner when a secret is about to be stored"
-        dump = totp.Secret.dump
+    def hook_seal(self, hook):
+        "Call the hook with the owner when a new text is about to be stored"
+        # The class of the module, as the command builds those of the pool anew
+        seal_secrets = sealed.User._seal_totp_secrets
 
-        def hooked(secret, owner):
-            stored = dump(secret, owner)
-            hook(owner)
+        def hooked(user, *args):
+            stored = seal_secrets(user, *args)
+            hook(user.id)
             return stored
-        return patch.object(totp.Secret, 'dump', hooked)
+        return patch.object(sealed.User, '_seal_totp_secrets', hooked)
 
     def test_status(self):
-        "Test the lines of those who have TOTP"
+        "Test the lines of the users who have TOTP"
         alice, _ = self.user(KEY)
         bob, bob_id = self.user(KEY)
         carol, _ = self.user()
@@ -301,7 +302,7 @@ class CommandTestCase(TOTPTestCase):
         self.set_keys(self.key2, self.key3)
         copied, copied_id = self.user(KEY)
         # The first key opens it, but not for its owner
-        self.put_secret(copied_id, totp.Secret.from_key(KEY).dump(good_id))
+        self.put_secret(copied_id, seal_set(good_id, secret_from(KEY)))
         bad = [lost_id, waiting_id, copied_id]
         before = [self.stored(id_) for id_ in bad]
         code, output, error = self.main('reseal')
@@ -328,7 +329,7 @@ class CommandTestCase(TOTPTestCase):
             if len(calls) == 4:
                 raise KeyboardInterrupt
         with patch.object(command, '_BATCH', 2):
-            with self.hook_dump(interrupt):
+            with self.hook_seal(interrupt):
                 self.assertFails("interrupted", 'reseal')
             # What was done stays, and nothing is half done
             for user_id in users[:2]:
@@ -354,13 +355,13 @@ class CommandTestCase(TOTPTestCase):
                 raise backend.DatabaseOperationalError("try\nagain")
         with patch('time.sleep'):
             failures = 1
-            with self.hook_dump(fail):
+            with self.hook_seal(fail):
                 self.assertDone('reseal')
             self.assertEqual(calls, [user_id] * 2)
             self.assertEqual(self.events(user_id), ['set_up', 'resealed'])
             self.set_keys(self.key2, self.key1)
             failures = 1000
-            with self.hook_dump(fail):
+            with self.hook_seal(fail):
                 self.assertFails("the database failed: try again", 'reseal')
         self.assertSealed(user_id, self.key1)
 
@@ -368,13 +369,13 @@ class CommandTestCase(TOTPTestCase):
         "Test that a secret which changed meanwhile is not overwritten"
         _, user_id = self.user(KEY)
         self.set_keys(self.key1)
-        other = totp.Secret.from_key(OTHER_KEY).dump(user_id)
+        other = seal_set(user_id, secret_from(OTHER_KEY))
 
         def replace(owner):
             table = Pool().get('res.user').__table__()
             Transaction().connection.cursor().execute(*table.update(
                     [table.totp_secret], [other], where=table.id == owner))
-        with self.hook_dump(replace):
+        with self.hook_seal(replace):
             self.assertDone('reseal')
         self.assertEqual(self.stored(user_id), [other])
         self.assertEqual(self.events(user_id), ['set_up'])
@@ -394,7 +395,7 @@ class CommandTestCase(TOTPTestCase):
                     lambda parameters: security.login(
                         DB_NAME, login, parameters, cache=False),
                     [{'password': PASSWORD, 'totp_code': self.code()}])
-        with self.hook_dump(log_in):
+        with self.hook_seal(log_in):
             self.assertDone('reseal')
         self.assertEqual(logins, [user_id])
         self.assertSealed(user_id, self.key1)
@@ -441,7 +442,7 @@ class CommandTestCase(TOTPTestCase):
         Fernet(self.key2).decrypt(self.stored_secret(user_id))
 
     def test_progress(self):
-        "Test that who looks at it sees a bar"
+        "Test that a user at a terminal sees a bar"
         for _ in range(4):
             self.user(KEY)
         self.set_keys(self.key1)
@@ -461,7 +462,30 @@ class CommandTestCase(TOTPTestCase):
                 "the database server can not be reached: no server", 'status')
 
 
-class FrontDoorTestCase(unittest.TestCase):
+class ProcessMixin:
+    "Run the command as a process"
+
+    @classmethod
+    def python(cls, *args, **env):
+        base = {
+            name: value for name, value in os.environ.items()
+            if not name.startswith('TRYTOND_')}
+        return subprocess.run(
+            [sys.executable, *args], env={**base, **env},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+    def run_command(self, *args, **env):
+        run = self.python('-m', MODULE, *args, **env)
+        return run.returncode, run.stdout, run.stderr
+
+    def assertFails(self, message, *args, **env):
+        self.assertEqual(
+            self.run_command(*args, **env), (1, '', f'{message}\n'))
+
+
+@unittest.skipUnless(
+    backend.name == 'sqlite', "the database in a file is the same again")
+class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
     "Test the command as a process, with a SQLite in a file"
 
     @classmethod
@@ -490,27 +514,10 @@ class FrontDoorTestCase(unittest.TestCase):
         return str(path)
 
     @classmethod
-    def python(cls, *args, **env):
-        base = {
-            name: value for name, value in os.environ.items()
-            if not name.startswith('TRYTOND_')}
-        return subprocess.run(
-            [sys.executable, *args], env={**base, **env},
-            stdin=subprocess.DEVNULL, capture_output=True, text=True)
-
-    @classmethod
     def admin(cls, database, *args):
         cls.python(
             '-m', 'trytond.cli.admin', '-c', cls.config, '-d', database, '-u',
             *args, TRYTONPASSFILE=cls.password).check_returncode()
-
-    def run_command(self, *args, **env):
-        run = self.python('-m', MODULE, *args, **env)
-        return run.returncode, run.stdout, run.stderr
-
-    def assertFails(self, message, *args, **env):
-        self.assertEqual(
-            self.run_command(*args, **env), (1, '', f'{message}\n'))
 
     def test_entry_point(self):
         "Test that the command is installed"
@@ -615,7 +622,7 @@ class FrontDoorTestCase(unittest.TestCase):
             TRYTOND_AUTHENTICATION_TOTP__PERIOD='7')
 
     def test_verbose(self):
-        "Test that the log is shown to who asks for it"
+        "Test that the log is shown to a user who asks for it"
         code, output, error = self.run_command(
             '-vv', '-c', self.config, '-d', 'full', 'status', 'alice')
         self.assertEqual((code, output), (0, 'alice: off\n'))
@@ -624,8 +631,7 @@ class FrontDoorTestCase(unittest.TestCase):
     def test_told(self):
         "Test that the e-mail is sent before the process ends"
         inbox = Inbox()
-        server = Controller(inbox, '127.0.0.1', free_port())
-        server.start()
+        server = start_mail_server(self, inbox)
         self.addCleanup(server.stop)
         self.assertEqual(
             self.run_command(
@@ -642,9 +648,13 @@ class FrontDoorTestCase(unittest.TestCase):
                 TRYTOND_EMAIL__URI='smtp://127.0.0.1:1'),
             (0, 'TOTP of "alice" is unlocked\n', ''))
 
-    @unittest.skipUnless(
-        backend.name == 'postgresql', "the other tests are on SQLite")
-    def test_postgresql(self):
+
+@unittest.skipUnless(
+    backend.name == 'postgresql', "the other tests are on SQLite")
+class PostgreSQLTestCase(ProcessMixin, TOTPTestCase):
+    "Test the command as a process, with PostgreSQL"
+
+    def test_messages(self):
         "Test that PostgreSQL tells no more than SQLite"
         uri = os.environ['TRYTOND_DATABASE_URI']
         args = ['status', 'nobody']

@@ -28,10 +28,6 @@ class DriftTestCase(TOTPTestCase):
         except LoginException as question:
             return question.message
 
-    def drift(self, user_id):
-        with self.transaction():
-            return Pool().get('res.user')(user_id).totp_drift
-
     def resync(self, login, steps):
         self.assertEqual(self.answer(login, steps), WRONG)
         self.now += 30
@@ -75,8 +71,7 @@ class DriftTestCase(TOTPTestCase):
                     self.now += 30
                     self.assertEqual(self.answer(login, steps), WRONG)
                 self.now += 3600
-                with self.transaction():
-                    Pool().get('res.user.totp_counter').unlock([user_id])
+                self.forget_failures(user_id)
 
     def test_consecutive(self):
         "Test that only two codes one after the other do"
@@ -86,8 +81,7 @@ class DriftTestCase(TOTPTestCase):
                 self.now += 3600
                 self.assertEqual(self.answer(login, 5), WRONG)
                 self.assertEqual(self.answer(login, second), WRONG)
-                with self.transaction():
-                    Pool().get('res.user.totp_counter').unlock([user_id])
+                self.forget_failures(user_id)
         # Nor with another one between them
         self.now += 3600
         self.assertEqual(self.answer(login, 5), WRONG)
@@ -101,8 +95,7 @@ class DriftTestCase(TOTPTestCase):
         self.assertIsNone(self.answer(login, 0))
         for steps in [-10, -9, -5, 0]:
             self.assertEqual(self.answer(login, steps), USED)
-            with self.transaction():
-                Pool().get('res.user.totp_counter').unlock([user_id])
+            self.forget_failures(user_id)
 
     def test_walk(self):
         "Test that the oldest code at each login moves it to the cap at most"

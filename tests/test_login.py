@@ -9,7 +9,8 @@ from trytond.exceptions import LoginException, RateLimitException
 from trytond.pool import Pool
 from trytond.tests.test_tryton import DB_NAME
 
-from .tools import KEY, PASSWORD, USED, WRONG, TOTPTestCase
+from .tools import (
+    KEY, PASSWORD, UNREADABLE, USED, WRONG, TOTPTestCase, right_code)
 
 ASK = "Enter the code that your authenticator shows for %s."
 
@@ -42,7 +43,7 @@ class LoginTestCase(TOTPTestCase):
         self.assertEqual(self.counters(user_id), [])
 
     def test_password_totp_without_secret(self):
-        "Test that who has no secret does not get in, whatever is typed"
+        "Test that a user without TOTP cannot log in, whatever is typed"
         login, user_id = self.user()
         self.assertEqual(
             self.dialogue(
@@ -156,13 +157,20 @@ class LoginTestCase(TOTPTestCase):
         answers = {'password': [PASSWORD], 'totp_code': [self.code()]}
         self.assertEqual(self.dialogue(login, **answers)[0], user_id)
         with self.transaction():
-            table = Pool().get('res.user.totp_counter').__table__()
-        query = table.select(order_by=table.user)
-        before = self.sql(query)
+            tables = [
+                Pool().get(name).__table__() for name in [
+                    'res.user.totp_counter', 'res.user.totp_guess',
+                    'res.user.totp_decoy_key']]
+        _, guess, _ = tables
+        queries = [table.select(order_by=table.id) for table in tables]
+        before = [self.sql(query) for query in queries]
         Pool(DB_NAME).init(update=['authentication_totp'], lang=['en'])
-        self.assertEqual(self.sql(query), before)
-        decoys = self.sql(table.select(table.user, where=table.user < 0))
-        self.assertEqual(len(decoys), 1000)
+        self.assertEqual([self.sql(query) for query in queries], before)
+        decoys = self.sql(guess.select(
+                guess.user, guess.kind, where=guess.user < 0))
+        # Of each of the three kinds
+        self.assertEqual(len(set(decoys)), 3000)
+        self.assertEqual(len(decoys), 3000)
         self.assertIsNone(self.dialogue(login, **answers)[0])
         self.now += 30
         answers['totp_code'] = [self.code()]
@@ -198,7 +206,7 @@ class LoginTestCase(TOTPTestCase):
                 self.now += 30
 
     def test_settings_changed(self):
-        "Test that who is enrolled gets in after every setting has changed"
+        "Test that an enrolled user logs in after every setting has changed"
         login, user_id = self.user(KEY)
         for option, value in [
                 ('algorithm', 'sha512'), ('digits', '8'), ('period', '60'),
@@ -221,7 +229,7 @@ class LoginTestCase(TOTPTestCase):
             got_id, questions = self.dialogue(
                 login, password=[PASSWORD], totp_code=[self.code()])
         self.assertIsNone(got_id)
-        self.assertEqual(questions[-1], ('totp_code', WRONG))
+        self.assertEqual(questions[-1], ('totp_code', UNREADABLE))
         self.assertEqual(len(logs.output), 1)
         self.assertNotIn('damaged', logs.output[0])
 
@@ -411,7 +419,7 @@ class LoginTestCase(TOTPTestCase):
                     self.assertEqual(question.exception.name, 'totp_code')
 
     def test_password_reset(self):
-        "Test that who has reset the password is asked for the code as well"
+        "Test that a user who has reset the password is asked for the code"
         login, user_id = self.user(KEY)
         with self.transaction(), patch('trytond.res.user._send_email'):
             User = Pool().get('res.user')
@@ -472,3 +480,14 @@ class LoginTestCase(TOTPTestCase):
         self.assertGreater(password, 0)
         # A read and a write
         self.assertLessEqual(password_totp - password, 2)
+        # With four more authenticators, and a code of the last one
+        for _ in range(4):
+            self.now += 30
+            key = self.add_authenticator(user_id)
+        self.now += 30
+        parameters['totp_code'] = right_code(key, self.now)
+        with self.count_statements() as statements:
+            self.assertEqual(
+                security.login(DB_NAME, login, parameters, cache=False),
+                user_id)
+        self.assertEqual(len(statements), password_totp)

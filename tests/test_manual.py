@@ -2,6 +2,7 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
+import ast
 import re
 import unittest
 from importlib import import_module
@@ -11,10 +12,15 @@ MODULE = 'trytond.modules.authentication_totp'
 TESTS = Path(__file__).parent
 DOC = TESTS.parent / 'doc'
 ROW, CELL, REST = '   * - ', '     - ', '       '
-# Names of classes are in capitals, those of models are not
+# The modules of the package, of which a new one is known at once
+ROOMS = {path.stem for path in TESTS.parent.glob('*.py')} - {
+    '__init__', 'setup'}
+# Names of models begin with res and ir too, but in lower case
 NAME = re.compile(
-    r'``((?:tests|totp|command|(?:res|user|ir|exceptions)(?=\.[A-Z]))'
-    r'\.[\w.]+)``')
+    rf'``((?:tests|{"|".join(sorted(ROOMS - {"res", "ir"}))}'
+    r'|(?:res|ir)(?=\.[A-Z]))'
+    r'\.(?!(?:py|xml)``)[\w.]+)``')
+FILE = re.compile(r'``(\w+)\.py``')
 SCENARIO = re.compile(r'``tests/(\w+\.rst)``')
 
 
@@ -90,5 +96,30 @@ class ManualTestCase(unittest.TestCase):
 
     def test_laws(self):
         "Test that each law has a table, whose places and tests exist"
-        self.assertEqual(len(tables('laws.rst')), 10)
+        self.assertEqual(len(tables('laws.rst')), 11)
         self.assertGreater(self.check('laws.rst'), 50)
+
+    def imports(self, room):
+        "The names of the modules of the package that the module imports"
+        path = TESTS.parent / f'{room}.py'
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                names.update(
+                    [node.module] if node.module
+                    else [alias.name for alias in node.names])
+        return names
+
+    def test_design(self):
+        "Test that the rooms and what they import are those of the package"
+        (_, *rows), *_ = tables('design.rst')
+        listed = []
+        for files, _, imports in rows:
+            with self.subTest(files=files):
+                room, = FILE.findall(files)
+                imported = self.imports(room)
+                self.assertLessEqual(imported, set(listed))
+                self.assertEqual(
+                    imported - {'exceptions'}, set(FILE.findall(imports)))
+                listed.append(room)
+        self.assertEqual(sorted(listed), sorted(ROOMS))

@@ -7,20 +7,135 @@ import json
 import os
 import subprocess
 import sys
-from unittest.mock import patch
+import unittest
 
 from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trytond.model import ModelSQL
-from trytond.modules.authentication_totp import totp
+from trytond.modules.authentication_totp import seal, totp
 from trytond.pool import Pool
 
 from .tools import (
-    KEY, OTHER_KEY, PASSWORD, RPC, WRONG, Refused, TOTPTestCase, right_code)
+    KEY, OTHER_KEY, PASSWORD, RPC, UNREADABLE, Refused, TOTPTestCase,
+    right_code, seal_set, secret_from)
 
 START = 'from trytond.pool import Pool; Pool.start()'
+# As the server does without a configuration of its log
+START_ERROR = (
+    'import logging; '
+    'logging.basicConfig(level=logging.ERROR, format="%(message)s"); ' + START)
+PLACE = {'owner': 1, 'purpose': 'in force', 'generation': 1}
+TIME = 2_000_000_000
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda children: st.lists(children)
+    | st.dictionaries(st.text(), children), max_leaves=5)
+
+
+class SealTestCase(unittest.TestCase):
+    "Test the seal itself, without database (law 4)"
+
+    key1, key2 = [seal.key(Fernet.generate_key()) for _ in range(2)]
+
+    @given(
+        st.binary(min_size=16, max_size=128),
+        st.sampled_from(['sha1', 'sha256', 'sha512']),
+        st.sampled_from([6, 8]), st.integers(15, 120), st.integers(1, 2**31),
+        st.sampled_from(['in force', 'pending', 'token']),
+        st.integers(0, 2**31))
+    def test_place(
+            self, key, algorithm, digits, period, owner, purpose, generation):
+        "Test that what is sealed opens for its place alone"
+        secret = totp.Secret(key, algorithm, digits, period)
+        place = {
+            'owner': owner, 'purpose': purpose, 'generation': generation}
+        for keys in [(), (self.key1,)]:
+            stored = seal.seal(secret.values, keys, TIME, **place)
+            values, stale = seal.unseal(stored, keys, **place)
+            self.assertEqual(totp.Secret.from_values(values), secret)
+            self.assertFalse(stale)
+            for other in [
+                    {**place, 'owner': owner + 1},
+                    {**place, 'purpose': 'x'},
+                    {**place, 'generation': generation + 1},
+                    {**place, 'generation': generation - 1},
+                    {'owner': owner}, {}]:
+                with self.assertRaises(seal.SealError):
+                    seal.unseal(stored, keys, **other)
+
+    @given(st.text())
+    def test_anything(self, stored):
+        "Test that whatever else is stored is refused, and nothing else"
+        for keys in [(), (self.key1,)]:
+            with self.assertRaises(seal.SealError):
+                seal.unseal(stored, keys, **PLACE)
+
+    @given(JSON)
+    def test_anything_clear(self, values):
+        "Test that any other text in clear is refused"
+        for value in [values, {**PLACE, 'value': values}]:
+            with self.assertRaises(seal.SealError) as context:
+                seal.unseal(json.dumps(value), (), **PLACE)
+            self.assertEqual(str(context.exception), "not a sealed text")
+
+    def test_changed(self):
+        "Test that no byte of a sealed text can be changed"
+        stored = seal.seal(secret_from(KEY).values, [self.key1], TIME, **PLACE)
+        raw = base64.urlsafe_b64decode(stored)
+        for i in range(len(raw)):
+            changed = bytearray(raw)
+            changed[i] ^= 1
+            with self.assertRaises(seal.SealError):
+                seal.unseal(
+                    base64.urlsafe_b64encode(changed).decode(), [self.key1],
+                    **PLACE)
+
+    def test_never_the_same(self):
+        "Test that the same values are never sealed the same"
+        values = secret_from(KEY).values
+        stored = [
+            seal.seal(values, [self.key1], TIME, **PLACE) for _ in range(100)]
+        # The version and the time come before the initialization vector
+        vectors = {base64.urlsafe_b64decode(text)[9:25] for text in stored}
+        self.assertEqual(len(vectors), 100)
+
+    def test_stale(self):
+        "Test that the first key seals, all of them open, and stale is told"
+        clear = seal.seal(5, [], TIME, **PLACE)
+        self.assertEqual(
+            json.loads(clear), {**PLACE, 'values': 5})
+        first, second = [
+            seal.seal(5, keys, TIME, **PLACE) for keys in [
+                [self.key1, self.key2], [self.key2, self.key1]]]
+        self.key1.decrypt(first)
+        for stored, keys, expected in [
+                (clear, [], False),
+                (clear, [self.key1], True),
+                (first, [self.key1], False),
+                (first, [self.key1, self.key2], False),
+                (first, [self.key2, self.key1], True),
+                (second, [self.key1, self.key2], True)]:
+            self.assertEqual(
+                seal.unseal(stored, keys, **PLACE), (5, expected))
+        for keys in [[], [self.key2]]:
+            with self.assertRaises(seal.SealError):
+                seal.unseal(first, keys, **PLACE)
+
+    def test_time(self):
+        "Test that the time in the sealed text is the one that was given"
+        stored = seal.seal(5, [self.key1], TIME + 0.9, **PLACE)
+        self.assertEqual(self.key1.extract_timestamp(stored), TIME)
+
+    def test_hidden(self):
+        "Test that a refusal does not show what was stored"
+        stored = seal.seal(secret_from(KEY).values, [], TIME, **PLACE)
+        for text in [stored, stored[:-1], KEY]:
+            with self.assertRaises(seal.SealError) as context:
+                seal.unseal(text, [], owner=2)
+            self.assertNotIn(KEY, str(context.exception))
+            self.assertIsNone(context.exception.__cause__)
 
 
 class SealingTestCase(TOTPTestCase):
@@ -39,7 +154,9 @@ class SealingTestCase(TOTPTestCase):
         with self.assertLogs('trytond.modules.authentication_totp') as logs:
             user_id, questions = self.log_in(login, code or self.code())
         self.assertIsNone(user_id)
-        self.assertEqual(questions[-1], ('totp_code', WRONG))
+        self.assertEqual(questions[-1], ('totp_code', UNREADABLE))
+        # It is not the user's fault
+        self.assertEqual(self.attempts(login), 0)
         self.assertEqual(len(logs.output), 1)
         self.assertRegex(logs.output[0], r'unreadable TOTP secret of user \d+')
 
@@ -119,13 +236,6 @@ class SealingTestCase(TOTPTestCase):
         self.set_keys(self.key1)
         login, user_id = self.user(KEY)
         stored = self.stored_secret(user_id)
-        raw = base64.urlsafe_b64decode(stored)
-        for i in range(len(raw)):
-            changed = bytearray(raw)
-            changed[i] ^= 1
-            with self.assertRaises(ValueError):
-                totp.Secret.load(
-                    base64.urlsafe_b64encode(changed).decode(), user_id)
         for i in [0, 1, 10, 60, len(stored) // 2, len(stored) - 5]:
             with self.subTest(i=i):
                 character = 'B' if stored[i] == 'A' else 'A'
@@ -137,29 +247,71 @@ class SealingTestCase(TOTPTestCase):
         self.put_secret(user_id, stored)
         self.assertEqual(self.log_in(login, self.code())[0], user_id)
 
-    def test_never_the_same(self):
-        "Test that two secrets with the same key are not sealed the same"
-        self.set_keys(self.key1)
-        secret = totp.Secret.from_key(KEY)
-        stored = [secret.dump(1) for _ in range(100)]
-        # The version and the time come before the initialization vector
-        vectors = {base64.urlsafe_b64decode(text)[9:25] for text in stored}
-        self.assertEqual(len(vectors), 100)
-
     def test_changed_clear(self):
         "Test that one in clear which was changed is refused or just another"
         login, user_id = self.user(KEY)
         stored = self.stored_secret(user_id)
         for i in range(len(stored)):
             for bit in range(7):
-                changed = (
+                self.assertOpensOrNot(
+                    user_id,
                     stored[:i] + chr(ord(stored[i]) ^ 1 << bit)
                     + stored[i + 1:])
-                try:
-                    secret = totp.Secret.load(changed, user_id)
-                except ValueError:
-                    continue
-                secret.match('123456', self.now)
+
+    @given(JSON)
+    def test_set_anything(self, values):
+        "Test that any set in clear is refused or opened, and nothing else"
+        valid = secret_from(KEY).values
+        for set_ in [
+                values, [values], [[values, valid]], [[1, values]],
+                *([[1, {**valid, name: values}]] for name in valid)]:
+            self.assertOpensOrNot(1, seal.seal(set_, [], TIME, **PLACE))
+
+    def assertOpensOrNot(self, user_id, stored):
+        "Check that what is stored is refused, or is a set that can be used"
+        with self.transaction():
+            User = Pool().get('res.user')
+            try:
+                secrets, _ = User.unseal_totp_secrets(user_id, stored, 1)
+            except ValueError:
+                return
+        for secret in secrets.values():
+            secret.match('123456', self.now, 1)
+
+    def test_other_place(self):
+        "Test that a secret for another purpose or generation does not open"
+        for keys in [[self.key1], []]:
+            with self.subTest(keys=bool(keys)):
+                self.set_keys(*keys)
+                login, user_id = self.user(KEY)
+                stored = self.stored_secret(user_id)
+                with self.transaction():
+                    Pool().get('res.user')(user_id).set_totp_key(OTHER_KEY)
+                # The one of before, the one that waits, one of the future
+                with self.transaction():
+                    secret = Pool().get('res.user')(user_id).start_totp_setup()
+                    table = Pool().get('res.user').__table__()
+                (pending,), = self.sql(table.select(
+                        table.totp_pending_secret, where=table.id == user_id))
+                for planted, code in [
+                        (stored, self.code()),
+                        (pending, right_code(secret.text, self.now)),
+                        (seal_set(user_id, secret_from(KEY), generation=3),
+                            self.code())]:
+                    self.put_secret(user_id, planted)
+                    self.assertFailsClosed(login, code)
+                    self.forget_failures(user_id)
+                self.put_secret(
+                    user_id,
+                    seal_set(user_id, secret_from(KEY), generation=2))
+                with self.transaction() as transaction:
+                    counter = Pool().get('res.user.totp_counter').__table__()
+                    transaction.connection.cursor().execute(
+                        *counter.update(
+                            [counter.number], [1],
+                            where=counter.user == user_id))
+                self.forget_attempts()
+                self.assertEqual(self.log_in(login, self.code())[0], user_id)
 
     def test_no_matching_key(self):
         "Test that a secret whose key is not there fails closed"
@@ -167,9 +319,39 @@ class SealingTestCase(TOTPTestCase):
         login, user_id = self.user(KEY)
         for keys in [[self.key2], []]:
             self.set_keys(*keys)
-            self.assertFailsClosed(login)
+            for _ in range(4):
+                self.assertFailsClosed(login)
+        self.assertEqual(self.failures(user_id), 0)
+        self.assertEqual(self.events(user_id), ['set_up'])
         self.set_keys(self.key1)
         self.assertEqual(self.log_in(login, self.code())[0], user_id)
+
+    def test_clear_at_start(self):
+        "Test that the server says at start how many secrets are in clear"
+        users = [self.user(KEY) for _ in range(3)]
+        self.user()
+
+        def load():
+            with self.transaction():
+                Pool().get('ir.configuration')(1).check()
+        with self.transaction():
+            table = Pool().get('res.user').__table__()
+        # Some are left from other tests
+        for user_id, in self.sql(table.select(
+                    table.id, where=table.totp_secret.like('{%'))):
+            if user_id not in [id_ for _, id_ in users]:
+                self.put_secret(user_id, None)
+        self.set_keys(self.key1)
+        with self.assertLogs(
+                'trytond.modules.authentication_totp', 'ERROR') as logs:
+            load()
+        line, = logs.output
+        self.assertRegex(line, r'in clear .*: 3; .*trytond_totp reseal')
+        with self.transaction():
+            User = Pool().get('res.user')
+            User.reseal_totp(User.browse([id_ for _, id_ in users]))
+        with self.assertNoLogs('trytond.modules.authentication_totp'):
+            load()
 
     def test_rotation(self):
         "Test that a login seals with the first key, from clear or another"
@@ -180,12 +362,14 @@ class SealingTestCase(TOTPTestCase):
             self.set_keys(*keys)
             for login, user_id in users:
                 self.assertEqual(self.log_in(login, self.code())[0], user_id)
-            first, = totp._keys(self.key_file(keys[0]))
+            first = Fernet(keys[0])
             stored = [self.stored_secret(id_) for _, id_ in users]
             for (_, user_id), text in zip(users, stored, strict=True):
                 values = json.loads(first.decrypt(text))
-                self.assertEqual(values['key'], KEY)
-                self.assertEqual(values['owner'], user_id)
+                self.assertEqual(values, {
+                        'owner': user_id, 'purpose': 'in force',
+                        'generation': 1,
+                        'values': [[1, secret_from(KEY).values]]})
             if len(keys) > 1:
                 self.assertFalse(set(stored) & set(before))
             before = stored
@@ -220,8 +404,11 @@ class SealingTestCase(TOTPTestCase):
         self.assertEqual(
             self.log_in(
                 login, right_code(shown['secret'], self.now))[0], user_id)
-        self.assertFalse(totp.Secret.load(
-                self.stored_secret(user_id), user_id).stale)
+        stored = self.stored_secret(user_id)
+        with self.transaction():
+            _, stale = Pool().get('res.user').unseal_totp_secrets(
+                user_id, stored, 1)
+        self.assertFalse(stale)
 
     def test_waiting_no_matching_key(self):
         "Test that a waiting secret whose key is not there has to be renewed"
@@ -236,41 +423,21 @@ class SealingTestCase(TOTPTestCase):
         self.assertEqual(error, 'UserError')
         self.assertIn("The new key is no longer valid.", message)
 
-    @given(
-        st.binary(min_size=16, max_size=128),
-        st.sampled_from(['sha1', 'sha256', 'sha512']),
-        st.sampled_from([6, 8]), st.integers(15, 120), st.integers(1, 2**31))
-    def test_dump_load(self, key, algorithm, digits, period, owner):
-        "Test that what is sealed opens for its owner alone"
-        secret = totp.Secret(key, algorithm, digits, period)
-        for keys in [(), (Fernet(self.key1),)]:
-            with patch.object(totp, 'setting', return_value=keys):
-                stored = secret.dump(owner)
-                self.assertEqual(totp.Secret.load(stored, owner), secret)
-                with self.assertRaises(ValueError):
-                    totp.Secret.load(stored, owner + 1)
-
-    @given(st.text())
-    def test_load_anything(self, stored):
-        "Test that whatever else is stored is refused, and nothing else"
-        with self.assertRaises(ValueError):
-            totp.Secret.load(stored, 1)
-
     @given(st.one_of(
             st.none(), st.booleans(), st.integers(), st.floats(), st.text(),
             st.binary(), st.lists(st.text()),
             st.text(st.characters(categories=['Nd', 'Zs', 'Pd']))))
     def test_match_anything(self, code):
         "Test that only ASCII digits, with spaces and dashes, can be right"
-        secret = totp.Secret.from_key(KEY)
-        if secret.match(code, self.now) is not None:
+        secret = secret_from(KEY)
+        if secret.match(code, self.now, 1) is not None:
             self.assertIn(
                 ''.join(c for c in code if c in '0123456789'),
                 [self.code(steps) for steps in [-1, 0, 1]])
 
-    def start(self, path):
+    def start(self, path, start=START):
         run = subprocess.run(
-            [sys.executable, '-c', START],
+            [sys.executable, '-c', start],
             env={**os.environ,
                 'TRYTOND_AUTHENTICATION_TOTP__ENCRYPTION_KEYS': path},
             stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -284,7 +451,7 @@ class SealingTestCase(TOTPTestCase):
         code, error = self.start(path)
         self.assertEqual(code, 0)
         self.assertEqual(
-            error, f"everybody on this machine may read the keys in {path}\n")
+            error, f"every user of this machine can read the keys in {path}\n")
         code, error = self.start('')
         self.assertEqual(code, 0)
         self.assertEqual(
@@ -301,4 +468,22 @@ class SealingTestCase(TOTPTestCase):
                 self.assertIn(
                     f"[authentication_totp] encryption_keys = {path!r}: "
                     "must be the path of a file ", error)
+                self.assertNotIn(self.key1, error)
+
+    def test_start_mode(self):
+        "Test that a file which others read or change is reported as an error"
+        path = self.key_file(self.key1)
+        for mode in [0o600, 0o400, 0o440, 0o640]:
+            with self.subTest(mode=oct(mode)):
+                os.chmod(path, mode)
+                self.assertEqual(self.start(path, START_ERROR), (0, ''))
+        for mode in [0o604, 0o644, 0o660, 0o620, 0o602, 0o666]:
+            with self.subTest(mode=oct(mode)):
+                os.chmod(path, mode)
+                code, error = self.start(path, START_ERROR)
+                self.assertEqual(code, 0)
+                # One about reading, one about writing
+                self.assertEqual(
+                    len(error.splitlines()), 2 if mode == 0o666 else 1, error)
+                self.assertIn(path, error)
                 self.assertNotIn(self.key1, error)

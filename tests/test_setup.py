@@ -11,18 +11,19 @@ import zxingcpp
 from PIL import Image
 
 from trytond import backend
-from trytond.modules.authentication_totp import totp, user
+from trytond.modules.authentication_totp import settings, user
 from trytond.modules.authentication_totp.exceptions import (
     TOTPAccessError, TOTPSetupError)
 from trytond.pool import Pool
 
 from .tools import (
-    KEY, OTHER_KEY, PASSWORD, RPC, USED, WAIT, WRONG, Refused, TOTPTestCase,
-    right_code)
+    ISSUER, KEY, OTHER_KEY, PASSWORD, RPC, USED, WAIT, WRONG, Refused,
+    TOTPTestCase, right_code, seal_set, secret_from)
 
 EXPIRED = (
     "The new key is no longer valid. "
     "Close the wizard, start it again and scan the new QR code.")
+ANOTHER = "Another user started this wizard. Close it and start it again."
 
 
 class SetupTestCase(TOTPTestCase):
@@ -57,7 +58,7 @@ class SetupTestCase(TOTPTestCase):
         rpc = self.client(login)
         session_id, shown = rpc.start_setup()
         self.assertEqual(shown['account'], login)
-        self.assertEqual(shown['issuer'], 'Tryton')
+        self.assertEqual(shown['issuer'], ISSUER)
         self.assertFalse(shown['replaces'])
         self.assertRegex(shown['secret'], r'^([A-Z2-7]{4} ){7}[A-Z2-7]{4}$')
         authenticator = pyotp.parse_uri(shown['secret_uri'])
@@ -72,7 +73,12 @@ class SetupTestCase(TOTPTestCase):
         self.assertEqual(
             rpc.confirm_setup(session_id, shown, code=code), 'done')
 
-        preferences = rpc.model('res.user', 'get_preferences', False)
+        # All sessions have ended
+        with self.assertRaises(Refused) as context:
+            rpc.model('res.user', 'get_preferences', False)
+        self.assertEqual(context.exception.args, (401,))
+        preferences = self.client(login).model(
+            'res.user', 'get_preferences', False)
         self.assertTrue(preferences['totp_enabled'])
         self.assertEqual(preferences['totp_since'].timestamp(), self.now)
         # The code that proved the set-up is used up
@@ -161,8 +167,7 @@ class SetupTestCase(TOTPTestCase):
             code='000000', current_code=self.code())
         # Neither was used up, and the old one is still in force
         self.assertEqual(
-            totp.Secret.from_key(KEY).dump(user_id),
-            self.stored_secret(user_id))
+            seal_set(user_id, secret_from(KEY)), self.stored_secret(user_id))
         self.assertEqual(
             rpc.confirm_setup(
                 session_id, shown, code=code, current_code=self.code()),
@@ -229,6 +234,7 @@ class SetupTestCase(TOTPTestCase):
         code = right_code(shown['secret'], self.now)
         rpc.confirm_setup(session_id, shown, code=code)
         self.now += 30
+        rpc = self.client(login)
         self.assertRefused(
             EXPIRED, rpc.confirm_setup, session_id, shown,
             code=right_code(shown['secret'], self.now),
@@ -241,13 +247,13 @@ class SetupTestCase(TOTPTestCase):
             User = Pool().get('res.user')
             user = User(user_id)
             secret = user.start_totp_setup()
-            pending = user._get_totp_pending()
+            pending = user.get_pending_totp_secret()
             code = right_code(secret.text, self.now)
             user.finish_totp_setup(code)
         with self.transaction():
             user = User(user_id)
             with patch.object(
-                    User, '_get_totp_pending', return_value=pending):
+                    User, 'get_pending_totp_secret', return_value=pending):
                 with self.assertRaises(TOTPSetupError):
                     user.finish_totp_setup(
                         right_code(secret.text, self.now, 1),
@@ -292,17 +298,18 @@ class SetupTestCase(TOTPTestCase):
             code=right_code(shown['secret'], self.now))
 
     def test_other_user(self):
-        "Test that who names the wizard of another one has nothing of it"
+        "Test that a user who names the wizard of another one is refused"
         owner, owner_id = self.user()
         other, other_id = self.user()
         session_id, shown = self.client(owner).start_setup()
         rpc = self.client(other)
         self.assertRefused(
-            EXPIRED, rpc.confirm_setup, session_id, shown,
+            ANOTHER, rpc.confirm_setup, session_id, shown,
             code=right_code(shown['secret'], self.now))
-        view = rpc.wizard('execute', session_id, {}, 'start')['view']
-        self.assertEqual(view['defaults']['account'], other)
-        self.assertNotIn(shown['secret'], str(view))
+        for values in [{}, {'start': shown}]:
+            self.assertRefused(
+                ANOTHER, rpc.wizard, 'execute', session_id, values, 'start')
+        self.assertRefused(ANOTHER, rpc.wizard, 'delete', session_id)
         self.assertIsNone(self.stored_secret(owner_id))
         self.assertIsNone(self.stored_secret(other_id))
 
@@ -367,11 +374,11 @@ class SetupTestCase(TOTPTestCase):
         login, user_id = self.user(KEY)
         admin, admin_id = self.user(administrator=True)
         stored = self.stored_secret(user_id)
-        planted = totp.Secret.from_key(OTHER_KEY).dump(1)
+        planted = seal_set(1, secret_from(OTHER_KEY))
         for name in [login, admin]:
             rpc = self.client(name)
             for field in [
-                    'totp_secret', 'totp_pending_secret',
+                    'totp_secret', 'totp_generation', 'totp_pending_secret',
                     'totp_pending_expire', 'totp_since', 'totp_enabled']:
                 for value in [planted, None, False]:
                     with self.subTest(user=name, field=field, value=value):
@@ -384,6 +391,7 @@ class SetupTestCase(TOTPTestCase):
             rpc.model(
                 'res.user', 'set_preferences', {
                     'totp_secret': planted,
+                    'totp_generation': 2,
                     'totp_pending_secret': planted,
                     'totp_pending_expire': None,
                     })
@@ -514,14 +522,15 @@ class SetupTestCase(TOTPTestCase):
         login, user_id = self.user(KEY)
         with self.transaction():
             Counter = Pool().get('res.user.totp_counter')
-            match = Counter.check(user_id, self.code())
+            match = Counter.verify(user_id, self.code())
         with self.transaction():
             Counter.consume(match)
         for steps in [0, -1]:
             with self.transaction():
                 with self.assertRaises(backend.DatabaseOperationalError):
-                    Counter.consume(
-                        match._replace(counter=match.counter + steps))
+                    Counter.consume(match._replace(
+                            state=match.state._replace(
+                                counter=match.state.counter + steps)))
 
     def test_replaced_by_another(self):
         "Test that a code checked is refused if its key is replaced first"
@@ -532,9 +541,9 @@ class SetupTestCase(TOTPTestCase):
                     user = Pool().get('res.user')(user_id)
                     user.set_totp_key(KEY)
                     Counter = Pool().get('res.user.totp_counter')
-                    match = Counter.check(
+                    match = Counter.verify(
                         user_id, pyotp.TOTP(
-                            KEY, interval=totp.setting('period')
+                            KEY, interval=settings.get('period')
                             ).at(self.now))
                 self.set_totp('period', period)
                 with self.transaction():
@@ -542,8 +551,9 @@ class SetupTestCase(TOTPTestCase):
                     authenticator = pyotp.TOTP(
                         user.start_totp_setup().text.replace(' ', ''),
                         interval=int(period))
-                    with patch.object(Counter, 'check', return_value=match):
-                        user.finish_totp_setup(authenticator.at(self.now))
+                    with patch.object(user.__class__, 'verify_totp_code'):
+                        user.finish_totp_setup(
+                            authenticator.at(self.now), replaces=True)
                 with self.transaction():
                     with self.assertRaises(backend.DatabaseOperationalError):
                         Counter.consume(match)
@@ -556,7 +566,7 @@ class SetupTestCase(TOTPTestCase):
         login, user_id = self.user(KEY)
         with self.transaction():
             Counter = Pool().get('res.user.totp_counter')
-            match = Counter.check(user_id, self.code())
+            match = Counter.verify(user_id, self.code())
         self.set_totp('period', '60')
         with self.transaction():
             Pool().get('res.user')(user_id).set_totp_key(OTHER_KEY)

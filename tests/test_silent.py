@@ -2,33 +2,25 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
-import gc
-import itertools
-import json
 import logging
-import time
-from functools import partial
+import threading
+import unittest
 from unittest.mock import patch
 
 from cryptography.fernet import Fernet
-from sql.conditionals import Coalesce
 
-from trytond import security
+from trytond import backend, security
 from trytond.exceptions import LoginException
-from trytond.modules.authentication_totp import totp
+from trytond.modules.authentication_totp import authenticator
 from trytond.pool import Pool
 from trytond.tests.test_tryton import DB_NAME
 
-from .tools import KEY, PASSWORD, REFUSED, RPC, TOTPTestCase, right_code
+from .tools import (
+    KEY, OTHER_KEY, PASSWORD, RPC, TOTPTestCase, right_code, secret_from)
 
-
-def auc(first, second):
-    "The chance that one of first takes longer than one of second"
-    ordered = sorted([(t, 1) for t in first] + [(t, 0) for t in second])
-    ranks = sum(rank for rank, (_, is_first) in enumerate(ordered, 1)
-        if is_first)
-    count = len(first)
-    return (ranks - count * (count + 1) / 2) / (count * len(second))
+AUTHENTICATIONS = ['totp', 'totp+password', 'totp,password']
+# It has the form of a recovery code
+RECOVERY_CODE = '-'.join(['AAAAA'] * 5)
 
 
 class SilentTestCase(TOTPTestCase):
@@ -43,95 +35,14 @@ class SilentTestCase(TOTPTestCase):
         response = self.rpc.post('common.db.login', login, parameters, 'en')
         return response.status_code, response.data
 
-    def measure(self, logins, tries, reset):
-        "How long each answer takes, in seconds, for each of the logins"
-        times = {name: [] for name in logins}
-        gc.collect()
-        gc.disable()
-        self.addCleanup(gc.enable)
-        for i in range(tries):
-            names = list(logins)
-            names = names[i % 3:] + names[:i % 3]
-            # So that each follows each of the others as often
-            for name in names if i % 2 else reversed(names):
-                started = time.perf_counter()
-                status, data = self.log_in(
-                    logins[name], totp_code=self.code(95))
-                times[name].append(time.perf_counter() - started)
-                self.assertEqual(status, 200)
-                self.assertEqual(json.loads(data)['error'], [
-                        'LoginException', ['totp_code', REFUSED, 'char']])
-            self.forget_attempts()
-            reset()
-        return times
-
-    def forget_failures(self, but=0):
-        "Let all users and decoys have so many"
-        with self.transaction() as transaction:
-            table = Pool().get('res.user.totp_counter').__table__()
-            transaction.connection.cursor().execute(*table.update(
-                    [table.failures, table.wait], [but, 0],
-                    where=Coalesce(table.failures, 0) != but))
-
-    def assertSameTime(self, logins, reset=lambda: None):
-        self.set_config('session', 'authentications', 'totp+password')
-        reset()
-        self.measure(logins, 5, reset)
-        times = {name: [] for name in logins}
-        # What is there stays with more tries, what is noise does not
-        for _ in range(6):
-            for name, more in self.measure(logins, 300, reset).items():
-                times[name].extend(more)
-            leaks = {
-                (first, second): abs(auc(times[first], times[second]) - 0.5)
-                for first, second in itertools.combinations(times, 2)}
-            if max(leaks.values()) <= 0.06:
-                break
-        self.assertLessEqual(max(leaks.values()), 0.06, leaks)
-
-    def test_time(self):
-        "Test that the time does not tell who exists and who has TOTP"
-        self.set_keys(Fernet.generate_key().decode())
-        with_totp, _ = self.user(KEY)
-        without, _ = self.user()
-        self.assertSameTime({
-                'unknown': without[:-1] + '9',
-                'without': without,
-                'with': with_totp,
-                }, self.forget_failures)
-
-    def test_time_failed(self):
-        "Test that the time of the third wrong code tells no more"
-        with_totp, user_id = self.user(KEY)
-        without, _ = self.user()
-        self.assertSameTime({
-                'unknown': without[:-1] + '9',
-                'without': without,
-                'with': with_totp,
-                }, partial(self.forget_failures, but=2))
-        self.assertIn('failed', self.events(user_id))
-
-    def test_time_waiting(self):
-        "Test that the time does not tell who has to wait"
-        waiting, user_id = self.user(KEY)
-        without, _ = self.user()
-        for _ in range(3):
-            self.log_in(waiting, password=PASSWORD, totp_code=self.code(95))
-        self.assertSameTime({
-                'unknown': without[:-1] + '9',
-                'without': without,
-                'waiting': waiting,
-                })
-        self.assertEqual(self.failures(user_id), 3)
-
     def test_answer(self):
-        "Test that status and text do not tell who exists and who has TOTP"
+        "Test that status and text do not tell which logins exist or have TOTP"
         with_totp, _ = self.user(KEY)
         without, _ = self.user()
-        for authentications in ['totp', 'totp+password', 'totp,password']:
+        for authentications in AUTHENTICATIONS:
             self.set_config('session', 'authentications', authentications)
             answers = set()
-            for login in [with_totp, without, without[:-1] + '9']:
+            for login in [with_totp, without, f'{without} not']:
                 answers.add(str([
                             (status, data.replace(login.encode(), b''))
                             for status, data in [
@@ -145,16 +56,18 @@ class SilentTestCase(TOTPTestCase):
 
     def test_nobody(self):
         "Test that the code of the secret that is nobody's is wrong as well"
-        without, user_id = self.user()
-        stored = totp.Secret.from_key(KEY).dump(0)
-        with patch.object(totp, 'stored_for_nobody', return_value=stored):
+        without, _ = self.user()
+        with_totp, user_id = self.user(OTHER_KEY)
+        nobodys = [secret_from(KEY).values] * 10
+        with patch.object(authenticator, '_NOBODYS', nobodys):
             for authentications in ['totp', 'totp+password']:
                 self.set_config('session', 'authentications', authentications)
-                for login in [without, without[:-1] + '9']:
+                for login in [without, f'{without} not', with_totp]:
                     status, data = self.log_in(
                         login, password=PASSWORD, totp_code=self.code())
                     self.assertEqual(status, 200)
                     self.assertIn(b'The code is wrong', data)
+        self.assertEqual(self.failures(user_id), 2)
 
     def test_log(self):
         "Test that no key and no code comes into the log or an exception"
@@ -196,3 +109,168 @@ class SilentTestCase(TOTPTestCase):
         self.assertIn('setup_totp', log)
         for text in [key, shown['secret'], *codes]:
             self.assertNotIn(text, log)
+
+
+class WorkTestCase(TOTPTestCase):
+    "Test that the work does not depend on whom the login names (law 6)"
+    maxDiff = None
+
+    def setUp(self):
+        super().setUp()
+        self.lift_core_limit()
+        # No attempt becomes too old meanwhile
+        self.set_config('session', 'timeout', str(10 ** 9))
+        self.key, self.old_key = [
+            Fernet.generate_key().decode() for _ in range(2)]
+        self.set_keys(self.key)
+        self.rpc = RPC()
+
+    def post(self, login, **parameters):
+        return self.rpc.post('common.db.login', login, parameters, 'en')
+
+    def logins(self):
+        "Return a new login of each kind"
+        self.set_config('session', 'authentications', 'totp')
+        without, _ = self.user()
+        with_totp, _ = self.user(KEY)
+        used, _ = self.user(KEY)
+        RPC().login(used, totp_code=self.code(1))
+        inactive, inactive_id = self.user(KEY)
+        with self.transaction():
+            User = Pool().get('res.user')
+            User.write([User(inactive_id)], {'active': False})
+        five, five_id = self.user(KEY)
+        for _ in range(4):
+            self.add_authenticator(five_id)
+            self.now += 30
+        self.now -= 4 * 30
+        return {
+            'unknown': f'{without} not',
+            'without TOTP': without,
+            'with five authenticators': five,
+            'with TOTP': with_totp,
+            'with TOTP that was used': used,
+            'inactive': inactive,
+            }
+
+    def play(self, login, requests):
+        "Return for each of the requests the work that it makes"
+        # Another login may have the same decoy
+        with self.transaction():
+            Pool().get('res.user').clean_totp()
+        self.forget_attempts()
+        played = []
+        for parameters in requests:
+            with self.record_work() as work:
+                self.post(login, **parameters)
+            played.append(work)
+        return played
+
+    def assertSameWork(self, *requests, logins=None):
+        "Check that each of the requests makes the same work for all logins"
+        logins = logins or self.logins
+        rounds = {}
+        # The first time fills the caches
+        for authentications in AUTHENTICATIONS * 2:
+            kinds = logins()
+            self.set_config('session', 'authentications', authentications)
+            rounds[authentications] = {
+                kind: self.play(login, requests)
+                for kind, login in kinds.items()}
+        for authentications, played in rounds.items():
+            for kind in played:
+                for i, parameters in enumerate(requests):
+                    with self.subTest(
+                            kind, i=i, authentications=authentications,
+                            **parameters):
+                        self.assertEqual(
+                            played[kind][i], played['unknown'][i])
+        return played['unknown']
+
+    def test_asked(self):
+        "Test a request without a code and one with a blank code"
+        self.assertSameWork({}, {'totp_code': ''})
+
+    def test_wrong(self):
+        "Test wrong codes, the one that records an event and one that waits"
+        played = self.assertSameWork(*[{'totp_code': self.code(95)}] * 4)
+        for work in played:
+            self.assertEqual(work.count('decrypt'), 1)
+            self.assertIn('_generate', work)
+        self.assertGreater(len(played[2]), len(played[1]))
+
+    def test_malformed(self):
+        "Test codes that no authenticator shows"
+        played = self.assertSameWork(*[{'totp_code': 'x'}] * 4)
+        for work in played:
+            self.assertEqual(work.count('decrypt'), 1)
+
+    def test_recovery_code(self):
+        "Test codes that look like recovery codes"
+        self.assertSameWork(*[{'totp_code': RECOVERY_CODE}] * 4)
+
+    def test_waiting(self):
+        "Test codes while the login has to wait because of wrong ones"
+        wait = [{'totp_code': self.code(95)}] * 3
+        played = self.assertSameWork(*wait, *({'totp_code': code} for code in [
+                    self.code(95), self.code(), 'x', RECOVERY_CODE]))
+        # Nothing was counted
+        for work in played[3:6]:
+            self.assertFalse([
+                    query for query, *_ in work
+                    if query.startswith('INSERT INTO "res_user_totp_event"')])
+
+    def unsealed(self):
+        self.set_keys()
+        clear, _ = self.user(KEY)
+        self.set_keys(self.old_key)
+        old, _ = self.user(KEY)
+        self.set_keys(self.key, self.old_key)
+        return {'unknown': f'{clear} not', 'in clear': clear, 'old key': old}
+
+    def test_unsealed(self):
+        "Test secrets that are not yet sealed with the first key"
+        self.assertSameWork({'totp_code': self.code(95)}, logins=self.unsealed)
+
+    @unittest.skipUnless(
+        backend.name == 'postgresql', "an SQLite in memory has one thread")
+    def test_lock(self):
+        "Test that a wrong code waits for the row where it is counted"
+        for authentications in AUTHENTICATIONS:
+            self.set_config('session', 'authentications', authentications)
+            with_totp, user_id = self.user(KEY)
+            without, _ = self.user()
+            for login, locked, waits in [
+                    (with_totp, user_id, True),
+                    (with_totp, None, False),
+                    (without, user_id, False),
+                    (without, None, True),
+                    (f'{without} not', user_id, False),
+                    (f'{without} not', None, True)]:
+                with self.subTest(
+                        login=login, locked=locked,
+                        authentications=authentications):
+                    self.play(login, [])
+                    self.assertEqual(self.waits(login, locked), waits)
+
+    def waits(self, login, locked):
+        "Return whether a wrong code of the login waits for the locked rows"
+        answers = []
+
+        def guess():
+            answers.append(self.post(login, totp_code=self.code(95)))
+        request = threading.Thread(target=guess)
+        with self.transaction() as transaction:
+            cursor = transaction.connection.cursor()
+            self.lock_guesses(cursor, locked)
+            request.start()
+            blocked = False
+            while request.is_alive() and not blocked:
+                cursor.execute(
+                    'SELECT count(*) > 0 FROM pg_locks WHERE NOT granted '
+                    'AND pg_backend_pid() = ANY(pg_blocking_pids(pid))')
+                blocked, = cursor.fetchone()
+        request.join()
+        answer, = answers
+        self.assertEqual(answer.status_code, 200)
+        return blocked

@@ -69,6 +69,10 @@ class UnreadableTestCase(TOTPTestCase):
         yield 'preferences', 'res.user', 'get_preferences', False
         yield 'counter', 'res.user.totp_counter', 'read', [1], ['counter']
         yield 'counter search', 'res.user.totp_counter', 'search', []
+        yield 'guess', 'res.user.totp_guess', 'search_read', [], 0, None, \
+            None, ['user', 'failures']
+        yield 'decoy key', 'res.user.totp_decoy_key', 'search_read', [], 0, \
+            None, None, ['key']
         yield 'log', 'ir.model.log', 'search_read', [
             ('resource', '=', f'res.user,{owner}')], 0, None, None, [
             'event', 'target', 'action']
@@ -120,7 +124,9 @@ class UnreadableTestCase(TOTPTestCase):
         hidden = [
             text for key in [KEY, OTHER_KEY, self.pending_key]
             for text in encodings(key)]
-        hidden.append(json.loads(self.stored_secret(self.owner_id))['key'])
+        ((_, values),) = json.loads(
+            self.stored_secret(self.owner_id))['values']
+        hidden.append(values['key'])
         tried = set()
         for login, user_id in [
                 (self.owner, self.owner_id),
@@ -139,7 +145,7 @@ class UnreadableTestCase(TOTPTestCase):
                     for text in hidden:
                         self.assertNotIn(text, answer)
                     tried.add(name)
-        self.assertEqual(len(tried), 16)
+        self.assertEqual(len(tried), 18)
 
     def test_questions(self):
         "Test that no search tells a right guess from a wrong one"

@@ -6,30 +6,47 @@ import json
 import os
 import socket
 import tempfile
+import threading
 from base64 import b64encode
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from random import Random
 from unittest.mock import patch
 
+import hypothesis
 import pyotp
+from aiosmtpd.controller import Controller
+from cryptography.fernet import Fernet
+from passlib.totp import TOTP
+from sql import For
 
 import trytond.config as config
 from trytond import security
 from trytond.exceptions import LoginException
-from trytond.modules.authentication_totp import totp
+from trytond.modules.authentication_totp import clock, seal, settings, totp
 from trytond.pool import Pool
 from trytond.protocols.jsonrpc import JSONDecoder, JSONEncoder
 from trytond.protocols.wrappers import Response
+from trytond.pyson import PYSONEncoder
 from trytond.tests.test_tryton import (
-    DB_NAME, Client, TestCase, activate_module)
+    DB_NAME, Client, TestCase, activate_module, drop_db, restore_db_cache)
 from trytond.transaction import Transaction
 from trytond.wsgi import app
 
 from .cheap_hash import CHEAP_HASH
 
+# How fast the machine is decides no test
+hypothesis.settings.register_profile(
+    'tests', deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile('tests')
+
 KEY = 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ'
 OTHER_KEY = 'MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U'
 PASSWORD = 'correct horse'
 ADDRESS = '192.0.2.7'
+# The colon separates issuer and account
+ISSUER = f"Tryton {DB_NAME.strip(':')}"
 WRONG = "The code is wrong. Enter the code that your authenticator shows now."
 REFUSED = (
     "The code is wrong, or there were too many wrong codes before. "
@@ -43,12 +60,29 @@ WAIT = (
 LOCKED = (
     "There were too many wrong codes. Codes do not work any more. "
     "Enter a recovery code or ask an administrator to unlock TOTP.")
+UNREADABLE = (
+    "Codes cannot be checked at the moment. Tell your administrator.")
 USED = "The code was already used. Wait for the next one and enter it."
 
 
-def free_port():
-    with socket.create_server(('127.0.0.1', 0)) as server:
-        return server.getsockname()[1]
+def free_port(case):
+    "Return a port that no other program gets before the test case ends"
+    sock = socket.socket()
+    case.addCleanup(sock.close)
+    # While nobody listens, another one with this option can bind to it too
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(('127.0.0.1', 0))
+    return sock.getsockname()[1]
+
+
+def start_mail_server(case, handler):
+    "Start a mail server for the test case, and return it"
+    server = Controller(
+        handler, '127.0.0.1', free_port(case),
+        # The default of 5 seconds is too short for a busy machine
+        ready_timeout=600)
+    server.start()
+    return server
 
 
 def set_config(section, option, value):
@@ -70,6 +104,20 @@ def set_config(section, option, value):
 def right_code(key, time, steps=0):
     "The code of an authenticator that is not passlib's"
     return pyotp.TOTP(key.replace(' ', '')).at(time + steps * 30)
+
+
+def secret_from(key):
+    "The secret with the key and the parameters of the settings"
+    return totp.Secret.from_key(key, **settings.parameters())
+
+
+def seal_set(user_id, *secrets, generation=1):
+    "The text to store of a user with the secrets in force, of one generation"
+    return seal.seal(
+        [[number, secret.values]
+            for number, secret in enumerate(secrets, 1)],
+        settings.get('encryption_keys'), clock.now(),
+        owner=user_id, purpose='in force', generation=generation)
 
 
 class Refused(Exception):
@@ -128,6 +176,17 @@ class RPC:
             'execute', session_id, {'start': {**shown, **codes}},
             'confirm')['view']['state']
 
+    def set_up(self, now):
+        "Set TOTP up, return the key and the recovery codes shown with it"
+        session_id, shown = self.start_setup()
+        code = right_code(shown['secret'], now)
+        result = self.wizard(
+            'execute', session_id, {'start': {**shown, 'code': code}},
+            'confirm')
+        return (
+            shown['secret'],
+            result['view']['defaults']['recovery_codes'].splitlines())
+
 
 class TOTPTestCase(TestCase):
     "Users who are committed and log in, with a clock that the test moves"
@@ -137,7 +196,13 @@ class TOTPTestCase(TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        activate_module(cls.modules)
+        # What was left of another class would also be in the caches
+        drop_db()
+        cls.addClassCleanup(drop_db)
+        if not restore_db_cache('-'.join(cls.modules)):
+            # The tests of the module copy it as it is in between
+            activate_module(cls.modules[:1])
+            activate_module(cls.modules)
 
     def setUp(self):
         super().setUp()
@@ -145,15 +210,23 @@ class TOTPTestCase(TestCase):
         self.set_config('session', 'authentications', self.authentications)
         # All tests together come from the same network
         self.set_config('session', 'max_attempt_ip_network', str(10**6))
+        # Nothing is read again now and then by the clock of the machine
+        self.set_config('cache', 'clean_timeout', str(10**9))
+        # New keys are the same each time, as the code of a random one may by
+        # chance be one that the test takes for wrong
+        random = Random(self.id())
         for patcher in [
-                patch.object(totp, 'now', lambda: self.now),
+                patch.object(clock, 'now', lambda: self.now),
+                patch(
+                    'secrets.token_bytes',
+                    lambda count=None: random.randbytes(count or 32)),
                 # Core lets who failed wait at the end of the transaction
                 patch('trytond.res.user.time'),
                 # The cost of the password is not what is tested
                 patch('trytond.res.user.PASSWORD_HASH', CHEAP_HASH),
                 patch('trytond.modules.authentication_sms.res.send_sms'),
                 # E-mails are sent once the test asks for it
-                patch('trytond.modules.authentication_totp.res._MAILER'),
+                patch('trytond.modules.authentication_totp.event._MAILER'),
                 ]:
             mock = patcher.start()
             self.addCleanup(patcher.stop)
@@ -189,10 +262,14 @@ class TOTPTestCase(TestCase):
     def user(self, key=None, administrator=False, email=True):
         "Commit a user, named after the test, with the key in force"
         name = self.id().rpartition('.')[2]
-        with self.transaction():
+        with self.transaction() as transaction:
             pool = Pool()
             User = pool.get('res.user')
-            values = {'password': PASSWORD}
+            with transaction.set_context(active_test=False):
+                count = User.search(
+                    [('login', 'like', f'{name}-%')], count=True)
+            login = f'{name}-{count}'
+            values = {'name': login, 'login': login, 'password': PASSWORD}
             if administrator:
                 if hasattr(User, 'administrator'):
                     values['administrator'] = True
@@ -200,14 +277,71 @@ class TOTPTestCase(TestCase):
                     ModelData = pool.get('ir.model.data')
                     values['groups'] = [
                         ('add', [ModelData.get_id('res', 'group_admin')])]
-            count = User.search([('login', 'like', f'{name}%')], count=True)
-            values['login'] = values['name'] = f'{name}-{count}'
             if email:
-                values['email'] = f'{name}-{count}@example.com'
+                values['email'] = f'{login}@example.com'
             user, = User.create([values])
             if key:
                 user.set_totp_key(key)
-            return user.login, user.id
+            return login, user.id
+
+    def manager(self, *user_ids):
+        "Commit a user who may write these users, and no others"
+        login, user_id = self.user()
+        with self.transaction():
+            pool = Pool()
+            User = pool.get('res.user')
+            group, everything = pool.get('res.group').create([
+                    {'name': login}, {'name': f'{login} everything'}])
+            User.write([User(user_id)], {'groups': [('add', [group.id])]})
+            pool.get('ir.model.access').create([{
+                        'model': 'res.user', 'group': group.id,
+                        'perm_read': True, 'perm_write': True,
+                        'perm_create': False, 'perm_delete': False}])
+            rule = {
+                'model': 'res.user', 'global_p': False, 'default_p': False,
+                'perm_read': False, 'perm_write': True,
+                'perm_create': False, 'perm_delete': False}
+            rules = pool.get('ir.rule.group').create([{
+                        **rule, 'name': login,
+                        'groups': [('add', [group.id])],
+                        'rules': [('create', [{
+                                        'domain': PYSONEncoder().encode(
+                                            [('id', 'in', user_ids)])}])],
+                        }, {
+                        # A boolean makes administrators subject to the rules
+                        # of all groups, any of which is enough
+                        **rule, 'name': f'{login} everything',
+                        'groups': [('add', [everything.id])],
+                        }])
+            self.addCleanup(self.delete, 'ir.rule.group', map(int, rules))
+        return login, user_id
+
+    def delete(self, model, ids):
+        with self.transaction():
+            Model = Pool().get(model)
+            Model.delete(Model.browse(list(ids)))
+
+    def client(self, login):
+        "A client of the user, without the second factor"
+        restore = set_config('session', 'authentications', 'password')
+        try:
+            rpc = RPC()
+            rpc.login(login, password=PASSWORD)
+            return rpc
+        finally:
+            restore()
+
+    def add_authenticator(self, user_id, code=None, name=None):
+        """Let the user add an authenticator and return its key
+
+        code: the one that proves it, of KEY by default
+        """
+        with self.transaction(user_id):
+            user = Pool().get('res.user')(user_id)
+            key = user.start_totp_setup().text.replace(' ', '')
+            user.finish_totp_setup(
+                right_code(key, self.now), code or self.code(), name=name)
+        return key
 
     def code(self, steps=0):
         return right_code(KEY, self.now, steps)
@@ -241,14 +375,27 @@ class TOTPTestCase(TestCase):
                     table.counter,
                     where=(table.user == user_id) & (table.counter >= 0)))]
 
-    def failures(self, user_id, known_device=False):
-        "The consecutive failures counted for the user"
+    def failures(self, user_id, kind='elsewhere'):
+        "The failures of the user that count towards the lock"
+        with self.transaction():
+            table = Pool().get('res.user.totp_guess').__table__()
+        (failures,), = self.sql(table.select(
+                table.failures,
+                where=(table.user == user_id) & (table.kind == kind)))
+        return failures
+
+    def forget_failures(self, user_id):
+        "Let the user have no failures, without an event"
+        with self.transaction():
+            Pool().get('res.user.totp_guess').unlock([user_id])
+
+    def drift(self, user_id):
+        "How many time steps the only authenticator of the user is ahead"
         with self.transaction():
             table = Pool().get('res.user.totp_counter').__table__()
-        name = 'device_failures' if known_device else 'failures'
-        (failures,), = self.sql(table.select(
-                getattr(table, name), where=table.user == user_id))
-        return failures
+        (drift,), = self.sql(
+            table.select(table.drift, where=table.user == user_id))
+        return drift
 
     def events(self, user_id):
         "The kinds of the events of the user, the first one first"
@@ -271,19 +418,72 @@ class TOTPTestCase(TestCase):
             code, = SMSCode.search([('user_id', '=', user_id)])
             return code.code
 
+    def lock_guesses(self, cursor, user_id=None):
+        "Lock the rows that count the failures of the user, or all decoys"
+        table = Pool().get('res.user.totp_guess').__table__()
+        where = table.user == user_id if user_id else table.user < 0
+        cursor.execute(*table.select(
+                table.id, where=where, for_=For('UPDATE')))
+
+    @contextmanager
+    def record_work(self):
+        """Append to the list, in order, what the thread does in the context
+
+        These are the SQL statements, each as its text and the number of rows
+        that it touched or found, and the names of what is called of
+        transactions, sealing, codes and e-mails.
+        """
+        with self.transaction() as transaction:
+            Cursor = type(transaction.connection.cursor())
+        work = []
+        thread = threading.get_ident()
+
+        def recorded(owner, name):
+            function = getattr(owner, name)
+
+            @wraps(function)
+            def wrapper(*args, **kwargs):
+                if threading.get_ident() == thread:
+                    work.append(name)
+                return function(*args, **kwargs)
+            return patch.object(owner, name, wrapper)
+
+        def execute(cursor, query, *args, **kwargs):
+            result = statement(cursor, query, *args, **kwargs)
+            if threading.get_ident() == thread:
+                work.append((query, count_rows(cursor, query, *args)))
+            return result
+
+        def count_rows(cursor, query, *args):
+            # SQLite counts what a query finds only while it is fetched
+            if cursor.rowcount < 0 and query.startswith('SELECT'):
+                cursor = cursor.connection.cursor()
+                statement(cursor, f'SELECT COUNT(*) FROM ({query})', *args)
+                return cursor.fetchone()[0]
+            return cursor.rowcount
+
+        statement = Cursor.execute
+        with ExitStack() as stack:
+            for patcher in [
+                    patch.object(Cursor, 'execute', execute),
+                    recorded(Transaction, 'start'),
+                    recorded(Transaction, 'commit'),
+                    recorded(Transaction, 'rollback'),
+                    recorded(Fernet, 'decrypt'),
+                    recorded(TOTP, 'match'),
+                    # The HMAC of one time step
+                    recorded(TOTP, '_generate'),
+                    recorded(self.mailer, 'submit')]:
+                stack.enter_context(patcher)
+            yield work
+
     @contextmanager
     def count_statements(self):
         "Append each SQL statement of the context to the list"
-        with self.transaction() as transaction:
-            Cursor = type(transaction.connection.cursor())
-        execute = Cursor.execute
         statements = []
-
-        def counted(cursor, *args, **kwargs):
-            statements.append(args)
-            return execute(cursor, *args, **kwargs)
-        with patch.object(Cursor, 'execute', counted):
+        with self.record_work() as work:
             yield statements
+        statements += [done for done in work if isinstance(done, tuple)]
 
     def attempts(self, login):
         with self.transaction():

@@ -21,15 +21,18 @@ def main(command):
             server.psql('ALTER SYSTEM SET fsync TO off;')
             server.psql('SELECT pg_reload_conf();')
             uri = urlsplit(server.get_uri())
-            # The database's name comes from DB_NAME
-            return run(command, uri._replace(path='/').geturl())
+            # The database's name comes from DB_NAME. Activating the modules
+            # takes seconds, copying the database within this server does not.
+            return run(
+                command, uri._replace(path='/').geturl(),
+                DB_CACHE='postgresql://')
         finally:
             server.cleanup()
 
 
-def run(command, uri):
+def run(command, uri, **environ):
     return subprocess.call(
-        command, env={**os.environ, 'TRYTOND_DATABASE_URI': uri})
+        command, env={**os.environ, 'TRYTOND_DATABASE_URI': uri, **environ})
 
 
 if __name__ == '__main__':
