@@ -111,20 +111,21 @@ def prepare(attacked, authentications, waiting):
     "Forget the failures and attempts, or count those that make wait."
     pool = Pool(DATABASE)
     with Transaction().start(DATABASE, 0) as transaction:
-        TOTPCounter = pool.get('res.user.totp_counter')
+        Guess = pool.get('res.user.totp_guess')
         LoginAttempt = pool.get('res.user.login.attempt')
         cursor = transaction.connection.cursor()
         for name in COUNTED:
             cursor.execute(f'DELETE FROM {name}')
-        counter = TOTPCounter.__table__()
-        cursor.execute(*counter.update(
-                [counter.failures, counter.wait], [0, 0],
-                where=counter.failures > 0))
+        ids = [u.id for u in attacked]
+        Guess.unlock(ids)
+        Guess.clean()
         if waiting:
-            cursor.execute(*counter.update(
-                    [counter.failures, counter.failed, counter.wait],
-                    [20, time.time(), 3600],
-                    where=counter.user.in_([u.id for u in attacked])))
+            guess = Guess.__table__()
+            cursor.execute(*guess.update(
+                    [guess.failures, guess.consecutive, guess.failed,
+                        guess.wait],
+                    [20, 20, time.time(), 3600],
+                    where=guess.user.in_(ids)))
             LoginAttempt.create([{
                         'login': user.login,
                         } for user in attacked

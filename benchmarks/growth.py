@@ -4,8 +4,9 @@
 """What grows with the users and with their logins
 
 Each size is a database of its own, and they take turns. Each user has a sealed
-secret, a counter, one recovery code and one event; ten recovery codes take ten
-times the space of one. Most secrets only have the right length.
+secret with one authenticator, three counts of wrong codes, one recovery code
+and one event; ten recovery codes take ten times the space of one. Most secrets
+only have the right length.
 """
 
 import gc
@@ -15,7 +16,7 @@ from unittest.mock import patch
 
 from benchmarks import tools
 from trytond import security
-from trytond.modules.authentication_totp import totp
+from trytond.modules.authentication_totp import clock
 from trytond.transaction import Transaction
 
 USERS = [10, 10_000, 1_000_000]
@@ -23,9 +24,11 @@ LOGINS_OF_A_USER = [1, 100, 10_000]
 ACTIVE = 10
 LOGINS = 15
 STEPS = 300
+AUTHENTICATORS = range(1, 6)
+MARGIN = 0.2
 TABLES = [
-    'res_user_totp_counter', 'res_user_totp_recovery_code',
-    'res_user_totp_event']
+    'res_user_totp_counter', 'res_user_totp_guess',
+    'res_user_totp_recovery_code', 'res_user_totp_event']
 METHODS = ['password', 'password+totp']
 
 
@@ -129,10 +132,33 @@ def sizes_table(sizes):
             'bytes per user more than empty', 'goal'], rows)
 
 
+def authenticators_table(size, now):
+    "Return the table by the number of authenticators of the user."
+    users = dict(zip(AUTHENTICATORS, size.users, strict=False))
+    for number, user in users.items():
+        tools.add_authenticators(size.name, user, number, now)
+    times = {number: [] for number in users}
+    gc.collect()
+    for _ in range(tools.scaled(STEPS)):
+        now[0] += tools.PERIOD
+        for number, user in users.items():
+            size.users = [user]
+            size.times['step'].clear()
+            size.step(now[0])
+            times[number] += size.times['step']
+    medians = {
+        number: statistics.median(values) for number, values in times.items()}
+    return tools.table(
+        ['authenticators', 'step ms', 'more than 1, ms', 'goal'], [
+            [number, tools.milliseconds(median),
+                tools.milliseconds(median - medians[1]), f'≤ {MARGIN}']
+            for number, median in medians.items()])
+
+
 def logins_table(size, now):
     "Return the table by the number of logins of one user."
     rows = []
-    size.users = size.users[:1]
+    users, size.users = size.users, size.users[:1]
     done = 0
     for number in LOGINS_OF_A_USER:
         number = tools.scaled(number)
@@ -147,6 +173,7 @@ def logins_table(size, now):
                 f'{number:,}', tools.milliseconds(statistics.median(times)),
                 *map('{:,}'.format, counts),
                 *map('{:,}'.format, size.sizes()), 'flat'])
+    size.users = users
     return tools.table([
             'logins of one user', 'step ms (last 100)',
             *(f'rows of {name}' for name in TABLES),
@@ -156,13 +183,14 @@ def logins_table(size, now):
 def measure():
     "Return the tables of the growth."
     now = [2_000_000_000]
-    with patch.object(totp, 'now', lambda: now[0]):
+    with patch.object(clock, 'now', lambda: now[0]):
         sizes = [
             Size(max(10, tools.scaled(number))) for number in USERS]
         in_turns(sizes, now)
         tables = [users_table(sizes), sizes_table(sizes)]
         # The first one counts the users of all tables
         tables.append(logins_table(sizes[0], now))
+        tables.append(authenticators_table(sizes[0], now))
     return [
         f'Medians of {tools.scaled(STEPS)} steps with their commit and '
         f'{tools.scaled(LOGINS)} logins of each kind.\n', *tables]

@@ -17,7 +17,8 @@ from demo.demo import ROOT, build_server
 
 FOLDER = ROOT / '.bench'
 RESULTS = Path(__file__).with_name('RESULTS.md')
-TOPICS = ['login', 'step', 'memory', 'throughput', 'attack', 'growth']
+TOPICS = [
+    'login', 'step', 'silent', 'memory', 'throughput', 'attack', 'growth']
 SERIES = ['8.0', '8.2']
 DATABASES = ['SQLite', 'PostgreSQL']
 PACKAGES = [
@@ -91,18 +92,21 @@ def main():
     parser.add_argument(
         'topics', nargs='*', metavar='TOPIC', help=', '.join(TOPICS))
     parser.add_argument(
+        '--series', nargs='+', choices=SERIES, default=SERIES,
+        help="the series of trytond; the sections then hold only these")
+    parser.add_argument(
         '--quick', action='store_true',
         help="see that it works, with sizes that tell nothing; write nothing")
     arguments = parser.parse_args()
     topics = arguments.topics or TOPICS
     if unknown := set(topics).difference(TOPICS):
         parser.error(f"no topic: {', '.join(unknown)}")
-    for series in SERIES:
+    for series in arguments.series:
         build_server(
             FOLDER / series, *PACKAGES,
             f'trytond_authentication_sms == {series}.*', series=series)
     sections = dict.fromkeys(topics, f'\n{dt.date.today()}, {machine()}\n')
-    for series in SERIES:
+    for series in arguments.series:
         for database in DATABASES:
             setup = f'{series}, {database}'
             print(f"\n{setup}", flush=True)

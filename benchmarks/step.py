@@ -9,6 +9,7 @@ first one on, so that the width of the window counts for a right code too.
 
 import base64
 import cProfile
+import dataclasses
 import gc
 import hmac
 import pstats
@@ -26,7 +27,8 @@ from passlib.totp import TOTP
 import trytond.config as config
 from benchmarks import tools
 from trytond import security
-from trytond.modules.authentication_totp import totp
+from trytond.modules.authentication_totp import clock, totp
+from trytond.pool import Pool
 from trytond.transaction import Transaction
 
 DATABASE = 'step'
@@ -36,6 +38,7 @@ STEPS = 400
 TOP = 25
 NOW = 2_000_000_000
 WINDOWS = {'tolerance': 1, 'tolerance + drift': 1 + totp.MAX_DRIFT}
+AUTHENTICATORS = 5
 GOAL = 2
 
 
@@ -53,17 +56,28 @@ def in_turns(functions, calls):
     return times
 
 
+def sealed_set(user, count):
+    "Return what to store of a user with so many authenticators."
+    secrets = {1: user.secret}
+    for i in range(2, count + 1):
+        # Those of others
+        secrets[i] = dataclasses.replace(user.secret, key=bytes([i] * 20))
+    record = Pool().get('res.user')(user.id)
+    return record._seal_totp_secrets(1, secrets)
+
+
 def codes():
     "Return the table of totp.py against the others."
     user = tools.User(1, 'user1', b'12345678901234567890')
     code = user.code_at(NOW // tools.PERIOD)
     wrong = str((int(code) + 1) % 10 ** 6).zfill(6)
-    secret = totp.Secret(user.key, 'sha1', 6, tools.PERIOD)
-    sealed = secret.dump(user.id)
+    secret = user.secret
+    one, five = (sealed_set(user, n) for n in [1, AUTHENTICATORS])
     keys = config.get('authentication_totp', 'encryption_keys')
     config.set('authentication_totp', 'encryption_keys', '')
-    clear = secret.dump(user.id)
+    clear = sealed_set(user, 1)
     config.set('authentication_totp', 'encryption_keys', keys)
+    unseal = Pool().get('res.user').unseal_totp_secrets
     other = TOTP(user.key, format='raw')
     third = pyotp.TOTP(base64.b32encode(user.key).decode())
     counters = [
@@ -85,8 +99,11 @@ def codes():
             pass
 
     def own(stored, code, window):
-        "Open what is stored and match."
-        totp.Secret.load(stored, user.id).match(code, NOW, tolerance=window)
+        "Open what is stored and verify."
+        secrets, _ = unseal(user.id, stored, 1)
+        totp.verify(
+            [(secret, totp.State()) for secret in secrets.values()], code, NOW,
+            window)
 
     rows = []
     for kind, value in [('right', code), ('wrong', wrong)]:
@@ -96,7 +113,8 @@ def codes():
                     'new passlib': lambda v=value, w=window: new_passlib(v, w),
                     'match': lambda v=value, w=window: secret.match(v, NOW, w),
                     'clear': lambda v=value, w=window: own(clear, v, w),
-                    'sealed': lambda v=value, w=window: own(sealed, v, w),
+                    'one': lambda v=value, w=window: own(one, v, w),
+                    'five': lambda v=value, w=window: own(five, v, w),
                     'pyotp': lambda v=value, w=window: third.verify(
                         v, for_time=NOW, valid_window=w),
                     'hmac': lambda: [
@@ -112,8 +130,10 @@ def codes():
                     ('passlib', 'passlib TOTP.match', ''),
                     ('new passlib', 'passlib TOTP(…).match', ''),
                     ('match', 'totp.py match', f'≤ {GOAL}'),
-                    ('clear', 'totp.py load in clear, match', f'≤ {GOAL}'),
-                    ('sealed', 'totp.py load sealed, match', f'≤ {GOAL}'),
+                    ('clear', 'open a set of 1 in clear, verify', ''),
+                    ('one', 'open a sealed set of 1, verify', ''),
+                    ('five', f'open a sealed set of {AUTHENTICATORS}, verify',
+                        ''),
                     ('pyotp', 'pyotp TOTP.verify', ''),
                     ('hmac', 'three hmac.digest', '')]:
                 rows.append([
@@ -145,15 +165,21 @@ def statements():
 
 def kinds(queries):
     "Return how many statements read and how many write, as text."
-    reads = sum(q.lstrip('( ').startswith('SELECT') for q in queries)
+    reads = sum(
+        q.lstrip('( ').startswith(('SELECT', 'WITH')) for q in queries)
     return reads, len(queries) - reads
 
 
-def count_statements(user, now):
+def count_statements(one, five, now):
     "Return the table and the list of the statements."
     counts, listed = {}, {}
-    for method in ['password', 'totp', 'password+totp']:
-        tools.set_config('session', 'authentications', method)
+    several = f'{AUTHENTICATORS} authenticators'
+    users = {
+        'password': one, 'totp': one, 'password+totp': one,
+        f'totp, {several}': five, f'password+totp, {several}': five}
+    for name, user in users.items():
+        tools.set_config(
+            'session', 'authentications', name.partition(',')[0])
         # The first login fills the caches
         for _ in range(2):
             now[0] += tools.PERIOD
@@ -161,14 +187,15 @@ def count_statements(user, now):
                 'password': tools.PASSWORD, 'totp_code': user.code(now[0])}
             with statements() as queries:
                 security.login(DATABASE, user.login, parameters, cache=False)
-        counts[method], listed[method] = kinds(queries), queries
-    difference = [
-        a - b for a, b in zip(
-            counts['password+totp'], counts['password'], strict=True)]
+        counts[name], listed[name] = kinds(queries), queries
     rows = [[name, *numbers, ''] for name, numbers in counts.items()]
-    rows.append([
-            'the step: password+totp less password', *difference,
-            '≤ 1 read, ≤ 1 write'])
+    for name in ['password+totp', f'password+totp, {several}']:
+        difference = [
+            a - b for a, b in zip(
+                counts[name], counts['password'], strict=True)]
+        rows.append([
+                f'the step: {name} less password', *difference,
+                '≤ 1 read, ≤ 1 write'])
     text = '\n'.join(
         f'{i}. `{" ".join(query.split())}`'
         for i, query in enumerate(listed['password+totp'], 1))
@@ -198,8 +225,11 @@ def steps(user, now, profiler=None):
     return times
 
 
-def profile(user, now):
-    "Return the table of where the time of a step goes."
+def profile(user, authenticators, now):
+    """Return the table of where the time of a step goes.
+
+    authenticators: what to call those of the user
+    """
     steps(user, now)
     times = [
         statistics.median(values) * 1e6
@@ -218,7 +248,8 @@ def profile(user, now):
                 f'{total / count * 1e6:.1f}'])
     total = stats.total_tt / count * 1e6
     return (
-        f'A step (`Counter.check`, `Counter.consume`) takes '
+        'A step (`Counter.verify`, `Counter.consume`) with '
+        f'{authenticators} takes '
         f'{times[0]:.0f} µs, {times[1]:.0f} µs with its commit; '
         f'{total:.0f} µs under the profiler, which makes calls dearer:\n\n'
         + tools.table([
@@ -229,9 +260,14 @@ def profile(user, now):
 def measure():
     "Return the tables of the step."
     tools.new_database(DATABASE)
-    user, = tools.make_users(DATABASE, 1)
+    one, five = tools.make_users(DATABASE, 2)
     now = [NOW]
-    with patch.object(totp, 'now', lambda: now[0]):
+    tools.add_authenticators(DATABASE, five, AUTHENTICATORS, now)
+    with Transaction().start(DATABASE, 0):
+        table = codes()
+    with patch.object(clock, 'now', lambda: now[0]):
         return [
             f'Medians of {RUNS} runs of {tools.scaled(CALLS)} calls.\n',
-            codes(), count_statements(user, now), profile(user, now)]
+            table, count_statements(one, five, now),
+            profile(one, 'one authenticator', now),
+            profile(five, f'{AUTHENTICATORS} authenticators', now)]

@@ -18,6 +18,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
 import pyotp
@@ -26,7 +27,7 @@ from cryptography.fernet import Fernet
 import trytond.config as config
 from demo.demo import ROOT, free_port
 from trytond import backend
-from trytond.modules.authentication_totp import totp
+from trytond.modules.authentication_totp import clock, settings, totp
 from trytond.pool import Pool
 from trytond.res.user import PASSWORD_HASH
 from trytond.transaction import Transaction
@@ -174,8 +175,17 @@ class User:
 
     def code_at(self, step):
         "Return the code of the time step."
-        return pyotp.TOTP(base64.b32encode(self.key).decode()).at(
-            step * PERIOD)
+        return code_at(self.key, step)
+
+    @property
+    def secret(self):
+        "The key with the parameters of the settings"
+        return totp.Secret(self.key, **settings.parameters())
+
+
+def code_at(key, step):
+    "Return the code that an authenticator with the key shows."
+    return pyotp.TOTP(base64.b32encode(key).decode()).at(step * PERIOD)
 
 
 def make_users(database, count, active=None):
@@ -185,7 +195,8 @@ def make_users(database, count, active=None):
     active: how many can log in, all by default; the secrets of the others have
         the right length only
     """
-    filler = totp.Secret.from_key('A' * 32).dump(count)
+    with Transaction().start(database, 0):
+        filler = seal(User(count, '', bytes(20)))
     zeros = '0' * 64
     numbers = (
         "WITH RECURSIVE n(i) AS ("
@@ -205,8 +216,15 @@ def make_users(database, count, active=None):
         database,
         f'INSERT INTO res_user ({", ".join(columns)}) {numbers} '
         f'SELECT {", ".join(map(str, columns.values()))} FROM n',
-        'INSERT INTO res_user_totp_counter ("user", generation, counter) '
-        f'SELECT id, 1, -1 {users}',
+        'INSERT INTO res_user_totp_counter '
+        '("user", number, name, since, counter, drift) '
+        "SELECT id, 1, 'Authenticator', '2026-01-01 00:00:00', -1, 0 "
+        f'{users}',
+        *(
+            'INSERT INTO res_user_totp_guess ("user", kind, failures, '
+            'consecutive, failed, wait, networks) '
+            f"SELECT id, '{kind}', 0, 0, 0, 0, '{{}}' {users}"
+            for kind in ['elsewhere', 'known_device', 'recovery']),
         'INSERT INTO res_user_totp_recovery_code ("user", hash) '
         "SELECT id, CAST(id AS VARCHAR) "
         f"|| substr('{zeros}', 1, 64 - length(CAST(id AS VARCHAR))) {users}",
@@ -218,9 +236,8 @@ def make_users(database, count, active=None):
         table = Pool().get('res.user').__table__()
         cursor = transaction.connection.cursor()
         for user in result:
-            secret = totp.Secret(user.key, 'sha1', 6, PERIOD)
             cursor.execute(*table.update(
-                    [table.totp_secret], [secret.dump(user.id)],
+                    [table.totp_secret], [seal(user)],
                     where=table.id == user.id))
     if POSTGRESQL:
         with Transaction().start(database, 0, autocommit=True) as transaction:
@@ -228,13 +245,39 @@ def make_users(database, count, active=None):
     return result
 
 
+def seal(user):
+    "Return what to store of the user with the key as the only one."
+    record = Pool().get('res.user')(user.id)
+    return record._seal_totp_secrets(1, {1: user.secret})
+
+
+def add_authenticators(database, user, count, now):
+    """Add authenticators as a person does until the user has as many.
+
+    now: the time by the clock, which moves on, in a list
+    Return the keys of those added.
+    """
+    keys = []
+    with patch.object(clock, 'now', lambda: now[0]), \
+            patch('trytond.modules.authentication_totp.event._MAILER'):
+        for _ in range(count - 1):
+            now[0] += PERIOD
+            with Transaction().start(database, 0):
+                record = Pool().get('res.user')(user.id)
+                key = record.start_totp_setup().key
+                record.finish_totp_setup(
+                    code_at(key, now[0] // PERIOD), user.code(now[0]))
+            keys.append(key)
+    return keys
+
+
 def step(user, code):
-    "Check and consume the code as a login does."
+    "Verify and consume the code as a login does."
     pool = Pool()
     Counter = pool.get('res.user.totp_counter')
     User = pool.get('res.user')
     query = User._query_login(user.login, enrolled=True)
-    Counter.consume(Counter.check(query, code))
+    Counter.consume(Counter.verify(query, code))
 
 
 def set_passwords(database, hasher):

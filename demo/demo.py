@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SERIES = '8.0'
 DATABASE = 'demo'
 LOGINS = ['admin', 'alice', 'bob']
+RESERVED = []
 CONFIG = """\
 [web]
 listen = localhost:{port}
@@ -34,7 +35,7 @@ uri = smtp://localhost:{mail_port}
 from = tryton@example.com
 
 [session]
-# Who has no secret yet skips the code
+# Users without an authenticator skip the code
 authentications = {authentications}
 
 [authentication_totp]
@@ -55,21 +56,22 @@ What to do next:
   1. Open the address and log in as alice. "Set up TOTP" opens by itself, as
      alice has no key yet: scan the QR code with the authenticator on your
      phone and enter the code that it shows. Keep a recovery code.
-  2. Log out (at the top right) and log in again, now with a code.
+  2. Close the wizard. The set-up has ended the session, so enter the password
+     and the next code. Log out (at the top right) and log in once more.
   3. Try the same code a second time, a wrong one, and the recovery code.
   4. Log in as bob with a desktop authenticator, or with the code that
      oathtool --totp --base32 {key}
      prints.
   5. Log in as admin, and cancel the module configuration that opens.
-     Administration > Users > Users lists who is without TOTP, and the actions
-     of a user have "Reset TOTP". Administration > Users > TOTP Events says
-     what happened so far, and the e-mails said it to the users.
+     Administration > Users > Users lists the users without TOTP, and the
+     actions of a user have "Reset TOTP". Administration > Users > TOTP Events
+     lists what happened so far, and e-mails told the users.
 
-In this demo who has not set TOTP up gets in by the password alone. On a server
-where everybody has, trytond.conf says
+In this demo users without TOTP log in with the password alone. Once all users
+of a server have it, trytond.conf says
     authentications = password+totp
 
-To stop: Ctrl-C. To go on with the same data: make demo. To forget it all:
+To stop: Ctrl-C. To go on with the same data: make demo. To delete it all:
 make demo-clean.
 """
 
@@ -143,8 +145,13 @@ def find_npm(venv):
 
 
 def free_port():
-    with socket.create_server(('localhost', 0)) as server:
-        return server.getsockname()[1]
+    "Return a port that no other program gets before this one ends."
+    sock = socket.socket()
+    # While nobody listens, another one with this option can bind to it too
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(('localhost', 0))
+    RESERVED.append(sock)
+    return sock.getsockname()[1]
 
 
 def answers(port):

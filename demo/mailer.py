@@ -28,5 +28,8 @@ class Writer:
         return '250 OK'
 
 
-Controller(Writer(), hostname='localhost', port=int(port)).start()
+Controller(
+    Writer(), hostname='localhost', port=int(port),
+    # The default of 5 seconds is too short for a busy machine
+    ready_timeout=600).start()
 threading.Event().wait()

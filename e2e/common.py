@@ -37,14 +37,17 @@ class Authenticator:
 
     def __init__(self, uri):
         self.totp = pyotp.parse_uri(uri)
-        # A code that stays right for a while
-        self.step = int(time.time() - PERIOD / 2) // PERIOD
+        self.step = self.now()
+
+    def now(self):
+        "Return the time step whose code stays right for a while."
+        return int(time.time() - PERIOD / 2) // PERIOD
 
     def code(self):
         return self.totp.at(self.step * PERIOD)
 
     def next_code(self):
-        self.step += 1
+        self.step = max(self.step + 1, self.now())
         # The server accepts a code one step before its time
         time.sleep(max(0, (self.step - 1) * PERIOD - time.time()))
         return self.code()
@@ -52,7 +55,7 @@ class Authenticator:
     def wrong_code(self):
         right = {
             self.totp.at(step * PERIOD)
-            for step in range(self.step - 3, self.step + 10)}
+            for step in range(self.now() - 30, self.now() + 30)}
         return next(
             code for code in map('{:06}'.format, range(100))
             if code not in right)

@@ -77,6 +77,12 @@ class Sao:
     def answer_code(self, code, screenshot, message=CODE % 'alice'):
         self.answer('totp_code', message, code, screenshot)
 
+    def answer_ended_session(self, authenticator):
+        "Log in again, as the wizard has ended the session of alice."
+        self.answer_password('alice', 'ended')
+        self.answer_code(authenticator.next_code(), 'ended-code')
+        expect(self.wizard).to_be_hidden()
+
     def answer(self, name, message, value, screenshot):
         "Enter the value of name when message asks for it."
         dialog = self.page.locator('.ask-dialog').filter(has_text=message)

@@ -1,0 +1,168 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"""How well the time of the answer tells who exists, has TOTP or has to wait
+
+A wrong code comes before the password, through the JSON-RPC front door. The
+tests count the work; this topic measures it and decides nothing.
+"""
+
+import gc
+import itertools
+import json
+import statistics
+import time
+from contextlib import ExitStack
+from unittest.mock import patch
+
+from werkzeug.test import Client
+
+from benchmarks import tools
+from trytond.modules.authentication_totp import clock, guess, totp
+from trytond.pool import Pool
+from trytond.protocols.wrappers import Response
+from trytond.transaction import Transaction
+from trytond.wsgi import app
+
+DATABASE = 'silent'
+TRIES = 300
+NOW = 2_000_000_000
+AUTHENTICATORS = 5
+FREE = guess.FREE_FAILURES
+# Which of the wrong codes one after the other are measured
+REQUESTS = {
+    'first wrong code': 0,
+    'third wrong code, which records an event': FREE - 1,
+    'code while it has to wait': FREE,
+    }
+UNKNOWN, WITHOUT, ONE = 'unknown', 'without TOTP', 'one authenticator'
+FIVE = f'{AUTHENTICATORS} authenticators'
+WAITING = 'waiting since before'
+
+
+def auc(first, second):
+    "Return the chance that one of first takes longer than one of second."
+    ordered = sorted([(t, True) for t in first] + [(t, False) for t in second])
+    ranks = sum(
+        rank for rank, (_, is_first) in enumerate(ordered, 1) if is_first)
+    count = len(first)
+    return (ranks - count * (count + 1) / 2) / (count * len(second))
+
+
+class Guesser:
+    "Guess codes of logins in the process of the server"
+
+    def __init__(self):
+        self.client = Client(app, Response)
+        one, five, waiting, without = tools.make_users(DATABASE, 4)
+        tools.execute(
+            DATABASE,
+            "UPDATE res_user SET totp_secret = NULL "
+            f"WHERE id = {without.id}",
+            f'DELETE FROM res_user_totp_counter WHERE "user" = {without.id}',
+            f'DELETE FROM res_user_totp_guess WHERE "user" = {without.id}')
+        added = tools.add_authenticators(
+            DATABASE, five, AUTHENTICATORS, [NOW - 100 * tools.PERIOD])
+        self.users = [one, five]
+        self.waiting = waiting
+        # None is right for anybody
+        right = {
+            tools.code_at(key, NOW // tools.PERIOD + step)
+            for key in [one.key, five.key, waiting.key, *added]
+            for step in range(-2 * totp.MAX_DRIFT, 2 * totp.MAX_DRIFT)}
+        self.code = next(
+            code for i in range(10 ** 6)
+            if (code := f'{i:06}') not in right)
+        self.logins = {
+            UNKNOWN: 'nobody', WITHOUT: without.login, ONE: one.login,
+            FIVE: five.login}
+
+    def guess(self, login):
+        "Return how long the answer to a wrong code takes, in seconds."
+        data = json.dumps({
+                'id': 1, 'method': 'common.db.login',
+                'params': [login, {'totp_code': self.code}, 'en']})
+        started = time.perf_counter()
+        response = self.client.post(
+            f'/{DATABASE}/rpc/', content_type='application/json', data=data)
+        seconds = time.perf_counter() - started
+        error, (name, *_) = json.loads(response.data)['error']
+        assert (error, name) == ('LoginException', 'totp_code')
+        return seconds
+
+    def reset(self):
+        "Forget the failures of all but the one who waits."
+        with Transaction().start(DATABASE, 0):
+            Guess = Pool().get('res.user.totp_guess')
+            Guess.unlock([user.id for user in self.users])
+            Guess.clean()
+        tools.execute(DATABASE, 'DELETE FROM res_user_login_attempt')
+
+    def run(self, logins, codes, tries):
+        """Return the times by login and number of the code.
+
+        codes: how many come one after the other
+        """
+        times = {name: [[] for _ in range(codes)] for name in logins}
+        names = list(logins)
+        self.reset()
+        for i in range(tries):
+            first = i % len(names)
+            turn = names[first:] + names[:first]
+            # So that each follows each of the others as often
+            for name in turn if i % 2 else reversed(turn):
+                for values in times[name]:
+                    values.append(self.guess(logins[name]))
+                self.reset()
+        return times
+
+
+def rows(times, requests):
+    "Return the rows of a table, of the medians and of each pair."
+    for request, number in requests.items():
+        yield [request, *(
+                tools.milliseconds(statistics.median(values[number]))
+                for values in times.values()), *(
+                f'{auc(first[number], second[number]):.3f}'
+                for first, second in itertools.combinations(
+                    times.values(), 2))]
+
+
+def table(times, requests):
+    "Return the table of the times as Markdown."
+    return tools.table([
+            'request', *(f'{name}, ms' for name in times),
+            *(f'AUC {first} / {second}'
+                for first, second in itertools.combinations(times, 2))],
+        rows(times, requests))
+
+
+def measure():
+    "Return the tables of the times."
+    tools.new_database(DATABASE)
+    tools.set_config('session', 'authentications', 'totp+password')
+    tools.set_config('session', 'max_attempt', str(10 ** 9))
+    tries = tools.scaled(TRIES)
+    with ExitStack() as stack:
+        for patcher in [
+                patch.object(clock, 'now', lambda: NOW),
+                # Core lets who failed wait
+                patch('trytond.res.user.random'),
+                patch('trytond.res.user.time')]:
+            stack.enter_context(patcher)
+        guesser = Guesser()
+        for _ in range(FREE):
+            guesser.guess(guesser.waiting.login)
+        guesser.run(guesser.logins, FREE + 1, 5)
+        gc.collect()
+        gc.disable()
+        stack.callback(gc.enable)
+        times = guesser.run(guesser.logins, FREE + 1, tries)
+        waiting = guesser.run({
+                **guesser.logins, WAITING: guesser.waiting.login}, 1, tries)
+    return [
+        f'Medians of {tries} tries, which took turns, and for each pair of '
+        'logins the chance that the first takes longer (AUC): 0.5 tells '
+        'nothing, 0 and 1 tell it with certainty.\n',
+        table(times, REQUESTS),
+        table(waiting, {'first code': 0})]
