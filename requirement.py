@@ -89,8 +89,8 @@ class Group(metaclass=PoolMeta):
 class Administrators(ModelSingleton, ModelSQL):
     """Whether TOTP is required for the group of administrators
 
-    Tryton 8.2 has no such group. The update deletes it before this module is
-    loaded, and the requirement would be lost with it.
+    Tryton 8.2 has no such group. Its update deletes the group, and the
+    requirement would be lost with it.
     """
     __name__ = 'res.user.totp_administrators'
     __string__ = "TOTP Administrators"
@@ -108,26 +108,33 @@ class Administrators(ModelSingleton, ModelSQL):
         cursor = Transaction().connection.cursor()
         cursor.execute(*group
             .join(data,
-                condition=(data.db_id == group.id)
-                & (data.model == 'res.group')
-                & (data.module == 'res')
-                & (data.fs_id == 'group_admin'))
+                condition=(data.db_id == group.id) & cls._is_group(data))
             .select(Coalesce(group.totp_required, Literal(False))))
         for required, in cursor.fetchall():
             cls._put(bool(required))
+
+    @classmethod
+    def _is_group(cls, data):
+        return ((data.model == 'res.group')
+            & (data.module == 'res')
+            & (data.fs_id == 'group_admin'))
 
     @classmethod
     def restore(cls):
         "Require TOTP for administrators by a group, if it was required."
         pool = Pool()
         Group = pool.get('res.group')
+        ModelData = pool.get('ir.model.data')
         group = Group.__table__()
+        data = ModelData.__table__()
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.select(
                 table.id, where=table.required == Literal(True)))
         if not cursor.fetchone():
             return
+        # The update deletes what it knows by this name once all is loaded
+        cursor.execute(*data.delete(where=cls._is_group(data)))
         cursor.execute(*group.update(
                 [group.totp_required, group.active],
                 [Literal(True), Literal(True)],
