@@ -64,10 +64,20 @@ class RequirementTestCase(TOTPTestCase):
         "Test that an update from 8.0 keeps the requirement"
         login, admin_id = self.user(administrator=True)
         with self.transaction():
-            Administrators = Pool().get('res.user.totp_administrators')
+            pool = Pool()
+            Group = pool.get('res.group')
             # What 8.0 has left
-            Administrators._put(True)
-        Pool(DB_NAME).init(update=['authentication_totp'], lang=['en'])
+            pool.get('res.user.totp_administrators')._put(True)
+            group, = Group.create([{
+                        'name': "Administration", 'totp_required': True}])
+            pool.get('ir.model.data').create([{
+                        'fs_id': 'group_admin', 'module': 'res',
+                        'model': 'res.group', 'db_id': group.id}])
+        Pool(DB_NAME).init(
+            update=['res', 'authentication_totp'], lang=['en'])
+        with self.transaction():
+            Group = Pool().get('res.group')
+            self.assertTrue(Group(group.id).totp_required)
         self.assertEqual(self.mandatory(admin_id), (True, True))
         self.assertEqual(self.remembered(), [(False,)])
         self.set_config(
