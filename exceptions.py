@@ -34,10 +34,6 @@ class TOTPAccessError(AccessError):
     pass
 
 
-class TOTPLoginError(UserError):
-    pass
-
-
 class TOTPSetupException(LoginException):
 
     def __str__(self):

@@ -235,67 +235,6 @@ class UserTOTPGuess(ModelSQL):
         return new
 
     @classmethod
-    def fail_recovery(cls, failures, silent):
-        """Count a wrong recovery code, as soon as the transaction has ended.
-
-        Nobody waits after wrong recovery codes, so parallel ones would end in
-        serialization failures if the transaction of the login counted them.
-
-        failures: the Failures, which are not changed
-        silent: as for record
-        """
-        transaction = Transaction()
-        transaction.atexit(
-            _in_new_transaction, transaction.database.name, transaction.user,
-            transaction.context, cls._count_recovery, failures.user, silent)
-
-    @classmethod
-    def _count_recovery(cls, user_id, silent):
-        table = cls.__table__()
-        cursor = Transaction().connection.cursor()
-        where = (table.user == user_id) & (table.kind == _RECOVERY)
-        columns = [
-            table.user, table.kind, table.failures, table.consecutive]
-        update = table.update(
-            [table.failures, table.consecutive, table.failed],
-            [table.failures + 1, table.consecutive + 1, float(clock.now())],
-            where=where)
-        if Transaction().database.has_returning():
-            update.returning = columns
-            cursor.execute(*update)
-        else:
-            cursor.execute(*update)
-            cursor.execute(*table.select(*columns, where=where))
-        for row in cursor.fetchall():
-            cls.record(Failures(*row), 0, silent)
-
-    @classmethod
-    def unlock_by_recovery(cls, user_id, code):
-        """Forget the failures of the user after a right recovery code.
-
-        The wrong recovery codes are forgotten once the transaction has ended,
-        if it has used the code up, because others may be counted meanwhile.
-
-        code: the id of the recovery code
-        """
-        table = cls.__table__()
-        cls._forget(
-            table, (table.user == user_id) & table.kind.in_(_LOCKING))
-        transaction = Transaction()
-        transaction.atexit(
-            _in_new_transaction, transaction.database.name, transaction.user,
-            transaction.context, cls._forget_recovery, user_id, code)
-
-    @classmethod
-    def _forget_recovery(cls, user_id, code):
-        pool = Pool()
-        RecoveryCode = pool.get('res.user.totp_recovery_code')
-        table = cls.__table__()
-        if RecoveryCode.is_used(code):
-            cls._forget(
-                table, (table.user == user_id) & (table.kind == _RECOVERY))
-
-    @classmethod
     def forgive(cls, failures):
         """End the waiting after a right code, and forget the failures of the
         network that it comes from.
@@ -396,6 +335,13 @@ class UserTOTPGuess(ModelSQL):
         cls._forget(table, fields.SQL_OPERATORS['in'](table.user, user_ids))
 
     @classmethod
+    def unlock_codes(cls, user_id):
+        "Forget the failures of the user, but for wrong recovery codes."
+        table = cls.__table__()
+        cls._forget(
+            table, (table.user == user_id) & table.kind.in_(_LOCKING))
+
+    @classmethod
     def clean(cls):
         "Forget the failures of the decoys."
         table = cls.__table__()
@@ -449,9 +395,3 @@ class UserTOTPGuess(ModelSQL):
 def _network():
     _, network = Transaction().remote_address()
     return str(network) if network else ''
-
-
-def _in_new_transaction(database_name, user, context, function, *args):
-    with Transaction(new=True).start(
-            database_name, user, context=context, autocommit=True):
-        function(*args)

@@ -19,8 +19,8 @@ from trytond.transaction import Transaction
 from . import totp
 from .authentications import methods, strip
 from .exceptions import (
-    TOTPCodeError, TOTPCodeUsedError, TOTPLoginError, TOTPSetupError,
-    TOTPSetupException, TOTPUnreadableError, TOTPWaitError)
+    TOTPCodeError, TOTPCodeUsedError, TOTPSetupError, TOTPSetupException,
+    TOTPUnreadableError, TOTPWaitError)
 from .language import sane_language
 
 logger = logging.getLogger(__name__)
@@ -58,10 +58,11 @@ class User(metaclass=PoolMeta):
             if user_id in state.accepted:
                 state.accepted[user_id]()
             elif not user_id and state.unknown:
-                # The attempt that was counted must stay
-                Transaction().commit()
-                raise TOTPLoginError(
-                    gettext('authentication_totp.msg_totp_login_unavailable'))
+                # Clients show no other error at a login in words
+                raise LoginException(
+                    'totp_code',
+                    gettext('authentication_totp.msg_totp_login_unavailable'),
+                    type='char')
         return user_id
 
     @classmethod

@@ -7,10 +7,10 @@ from sql.aggregate import Count
 
 from trytond.i18n import gettext
 from trytond.model import Index, ModelSQL, fields
-from trytond.pool import Pool
+from trytond.pool import Pool, PoolMeta
 from trytond.transaction import Transaction, without_check_access
 
-from . import settings, totp
+from . import clock, settings, totp
 
 # The user is told if no more are left
 _FEW = 3
@@ -121,3 +121,76 @@ class UserTOTPRecoveryCode(ModelSQL):
                             }])
 
 
+class UserTOTPGuess(metaclass=PoolMeta):
+    "The count of wrong recovery codes"
+    __name__ = 'res.user.totp_guess'
+
+    @classmethod
+    def fail_recovery(cls, failures, silent):
+        """Count a wrong recovery code, as soon as the transaction has ended.
+
+        Nobody waits after wrong recovery codes, so parallel ones would end in
+        serialization failures if the transaction of the login counted them.
+
+        failures: the Failures, which are not changed
+        silent: as for record
+        """
+        _after_transaction(cls._count_recovery, failures.user, silent)
+
+    @classmethod
+    def _count_recovery(cls, user_id, silent):
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        where = (table.user == user_id) & cls._is_recovery(table)
+        columns = [
+            table.user, table.kind, table.failures, table.consecutive]
+        update = table.update(
+            [table.failures, table.consecutive, table.failed],
+            [table.failures + 1, table.consecutive + 1, float(clock.now())],
+            where=where)
+        if Transaction().database.has_returning():
+            update.returning = columns
+            cursor.execute(*update)
+        else:
+            cursor.execute(*update)
+            cursor.execute(*table.select(*columns, where=where))
+        for row in cursor.fetchall():
+            cls.record(cls.failures_of(row), 0, silent)
+
+    @classmethod
+    def unlock_by_recovery(cls, user_id, code):
+        """Forget the failures of the user after a right recovery code.
+
+        The wrong recovery codes are forgotten once the transaction has ended,
+        if it has used the code up, because others may be counted meanwhile.
+
+        code: the id of the recovery code
+        """
+        cls.unlock_codes(user_id)
+        _after_transaction(cls._forget_recovery, user_id, code)
+
+    @classmethod
+    def _forget_recovery(cls, user_id, code):
+        pool = Pool()
+        RecoveryCode = pool.get('res.user.totp_recovery_code')
+        table = cls.__table__()
+        if RecoveryCode.is_used(code):
+            cls._forget(
+                table, (table.user == user_id) & cls._is_recovery(table))
+
+    @classmethod
+    def _is_recovery(cls, table):
+        return table.kind == cls.kind_of(recovery=True, known_device=False)
+
+
+def _after_transaction(function, *args):
+    "Call the function in a new transaction, once that of now has ended."
+    transaction = Transaction()
+    database_name = transaction.database.name
+    user, context = transaction.user, transaction.context
+
+    def call():
+        with Transaction(new=True).start(
+                database_name, user, context=context, autocommit=True):
+            function(*args)
+    transaction.atexit(call)

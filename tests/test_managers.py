@@ -55,15 +55,22 @@ class ManagersTestCase(TOTPTestCase):
         users = [self.user(KEY) for _ in range(count)]
         return users, [self.client(login) for login, _ in users]
 
+    def staff(self):
+        """Return three users and an administrator, the client of each, and
+        that of a manager of the first and the third
+        """
+        users, clients = self.enrolled(3)
+        admin = self.user(KEY, administrator=True)
+        users.append(admin)
+        clients.append(self.client(admin[0]))
+        (_, clerk), _, (_, third), _ = users
+        manager, _ = self.manager(clerk, third)
+        return users, clients, self.client(manager)
+
     def test_reset(self):
         "Test that a manager resets only those whom a rule lets write"
-        users, clients = self.enrolled(3)
-        clerk, other, third = (id_ for _, id_ in users)
-        admin, admin_id = self.user(KEY, administrator=True)
-        users.append((admin, admin_id))
-        clients.append(self.client(admin))
-        manager, manager_id = self.manager(clerk, third)
-        rpc = self.client(manager)
+        users, clients, rpc = self.staff()
+        clerk, other, third, admin_id = (id_ for _, id_ in users)
         for ids in [
                 [other], [admin_id], [clerk, other], [other, clerk],
                 [admin_id, other]]:
@@ -91,13 +98,8 @@ class ManagersTestCase(TOTPTestCase):
 
     def test_unlock(self):
         "Test that a manager unlocks only those whom a rule lets write"
-        users, clients = self.enrolled(3)
-        clerk, other, third = (id_ for _, id_ in users)
-        admin, admin_id = self.user(KEY, administrator=True)
-        users.append((admin, admin_id))
-        clients.append(self.client(admin))
-        manager, manager_id = self.manager(clerk, third)
-        rpc = self.client(manager)
+        users, clients, rpc = self.staff()
+        clerk, other, third, admin_id = (id_ for _, id_ in users)
         for login, _ in users:
             self.guess(login)
         for ids in [
