@@ -107,10 +107,13 @@ class Guesser:
         names = list(logins)
         self.reset()
         for i in range(tries):
+            # What was refused may be part of a cycle, with its connection
+            gc.collect()
             first = i % len(names)
             turn = names[first:] + names[:first]
-            # So that each follows each of the others as often
-            for name in turn if i % 2 else reversed(turn):
+            # So that each is the first as often, in both directions
+            forward = i // len(names) % 2
+            for name in turn if forward else reversed(turn):
                 for values in times[name]:
                     values.append(self.guess(logins[name]))
                 self.reset()
@@ -155,6 +158,8 @@ def measure():
             guesser.guess(guesser.waiting.login)
         guesser.run(guesser.logins, FREE + 1, 5)
         gc.collect()
+        gc.freeze()
+        stack.callback(gc.unfreeze)
         gc.disable()
         stack.callback(gc.enable)
         times = guesser.run(guesser.logins, FREE + 1, tries)
