@@ -4,8 +4,8 @@
 """The names in the setting authentications of the section session
 
 Trytond stops a chain at a name that is not a login method, and accepts the
-user whom the methods before it have accepted. A misprint would so turn the
-second factor off.
+user whom the methods before it have accepted. A misprint would therefore turn
+the second factor off.
 """
 
 from typing import NamedTuple

@@ -45,7 +45,7 @@ def wait(consecutive):
     """
     if consecutive < FREE_FAILURES:
         return 0
-    # The exponent is bound because the power is not
+    # Without a bound of the exponent the power would grow without end
     doublings = min(consecutive - FREE_FAILURES, 10)
     return min(_MIN_WAIT * 2 ** doublings, _MAX_WAIT)
 
@@ -177,7 +177,7 @@ class UserTOTPGuess(ModelSQL):
 
     @classmethod
     def _is_locked(cls, table):
-        "Return the condition that no code is evaluated any more."
+        "Return the condition that codes are no longer evaluated."
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
         counter = Counter.__table__()

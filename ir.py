@@ -66,7 +66,7 @@ class ModelAccess(metaclass=PoolMeta):
 class Rule(metaclass=PoolMeta):
     __name__ = 'ir.rule'
 
-    # A report asks the rules only, if an administrator of 8.2 runs it
+    # Reports of an administrator of 8.2 check nothing but the rules
     @classmethod
     def domain_get(cls, model_name, mode='read'):
         if (Transaction().check_access
@@ -94,12 +94,12 @@ def _is_closed(name):
 class SessionWizard(metaclass=PoolMeta):
     __name__ = 'ir.session.wizard'
 
-    # Wizards reach their session with the rights of their user, to whom the
-    # model is closed
+    # The model is closed, but wizards reach their session with the rights of
+    # the user who runs them
 
     @classmethod
     def create(cls, vlist):
-        # Requests that are no wizard's give values
+        # A wizard gives no values, other requests do
         if vlist != [{}]:
             return super().create(vlist)
         with without_check_access():
@@ -107,7 +107,7 @@ class SessionWizard(metaclass=PoolMeta):
 
     @classmethod
     def read(cls, ids, fields_names):
-        # Routes ask for the name as well, which no wizard does
+        # HTTP routes also ask for the name, wizards never do
         if 'rec_name' in fields_names:
             return super().read(ids, fields_names)
         cls._check_own(ids)

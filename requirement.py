@@ -53,7 +53,7 @@ class User(metaclass=PoolMeta):
             .join(group, condition=user_group.group == group.id)
             .select(user_group.user, where=required))
         if _administrator_is_flag():
-            # They have the access rights of all groups
+            # Administrators have the access rights of all groups
             mandatory |= ((table.administrator == Literal(True))
                 & Exists(group.select(group.id, where=required)))
         return mandatory

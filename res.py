@@ -129,7 +129,8 @@ class User(metaclass=PoolMeta):
         ModelAccess = pool.get('ir.model.access')
         Rule = pool.get('ir.rule')
         transaction = Transaction()
-        # Not whether access is checked: the ORM reads these fields unchecked
+        # The ORM reads function fields without checking access, so only the
+        # user tells whether the server itself asks
         if not transaction.user:
             return Literal(True)
         visible = table.id == transaction.user
