@@ -7,6 +7,7 @@ import functools
 import logging
 from typing import NamedTuple
 
+from sql import Conflict
 from sql.aggregate import Max, Min
 from sql.conditionals import Coalesce
 from sql.operators import Exists
@@ -26,8 +27,10 @@ logger = logging.getLogger(__name__)
 
 # The root user has no secret
 _NOBODY = 0
-# Secrets that nobody has, as many as a user can have
-_NOBODYS = [totp.Secret.new(160, 'sha1', 6, 30).values for _ in range(10)]
+# The setting max_authenticators allows no more
+_MOST = 10
+# Secrets that nobody has
+_NOBODYS = [totp.Secret.new(160, 'sha1', 6, 30).values for _ in range(_MOST)]
 # How a refusal is told, once it is counted
 _WRONG = TOTPCodeError, 'authentication_totp.msg_totp_code_wrong'
 _USED = TOTPCodeUsedError, 'authentication_totp.msg_totp_code_used'
@@ -75,6 +78,9 @@ class UserTOTPCounter(ModelSQL):
 
     The rows are separate from res.user, so that no login waits for somebody
     who edits the user. They have no foreign key for the same reason.
+
+    The rows of the root user, who has no authenticator, are read along with
+    those of another user, so that the number of rows read is always the same.
     """
     __name__ = 'res.user.totp_counter'
     __string__ = "TOTP Counter"
@@ -97,6 +103,20 @@ class UserTOTPCounter(ModelSQL):
             ('user_number_unique', Unique(table, table.user, table.number),
                 'authentication_totp.msg_totp_counter_user_number_unique'),
             ]
+
+    @classmethod
+    def __register__(cls, module):
+        super().__register__(module)
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        since = cls.since.sql_format(clock.second(clock.now()))
+        cursor.execute(*table.insert(
+                [table.user, table.number, table.name, table.since,
+                    table.counter, table.drift],
+                [[_NOBODY, number, '', since, -1, 0]
+                    for number in range(_MOST)],
+                on_conflict=Conflict(
+                    table, indexed_columns=[table.user, table.number])))
 
     @classmethod
     def match(cls, secret, code):
@@ -172,22 +192,24 @@ class UserTOTPCounter(ModelSQL):
         cursor.execute(*allowed
             .join(user_table, 'LEFT',
                 condition=user_table.id == allowed.user)
-            .join(table, 'LEFT', condition=table.user == allowed.user)
+            .join(table, condition=table.user.in_([allowed.user, _NOBODY]))
             .select(
                 allowed.user, allowed.kind, allowed.failures,
                 allowed.consecutive, allowed.networks,
                 user_table.totp_secret, user_table.totp_generation,
-                table.number, table.counter, table.drift, table.resync,
-                order_by=table.number, with_=[allowed]))
+                table.user, table.number,
+                table.counter, table.drift, table.resync,
+                order_by=[table.user.desc, table.number], limit=_MOST,
+                with_=[allowed]))
         states = {}
         stored = None
-        for *failures, secrets, generation, number, counter, drift, resync \
-                in cursor:
+        for *failures, secrets, generation, owner, number, counter, drift, \
+                resync in cursor:
             if stored is None:
                 stored = Stored(
                     Guess.failures_of(failures), secrets, generation or 0,
                     states)
-            if number is not None:
+            if owner != _NOBODY:
                 states[number] = totp.State(counter, drift, resync)
         if stored and Guess.is_locked(stored.failures, len(states)):
             stored = None
