@@ -58,7 +58,7 @@ class User(metaclass=PoolMeta):
         Counter = pool.get('res.user.totp_counter')
         pending, secret = self.get_pending_totp_secret()
         counter = Counter.match(secret, code)
-        if self.totp_enabled:
+        if self._has_totp_secrets():
             try:
                 self.verify_totp_code(current_code)
             except TOTPCodeError as error:
@@ -88,7 +88,7 @@ class User(metaclass=PoolMeta):
         Event = pool.get('res.user.totp_event')
         Guess = pool.get('res.user.totp_guess')
         RecoveryCode = pool.get('res.user.totp_recovery_code')
-        enabled = self.totp_enabled
+        enabled = self._has_totp_secrets()
         if replaces:
             generation, _ = self._get_totp_secrets()
             secrets = {}

@@ -67,6 +67,14 @@ class User(metaclass=PoolMeta):
             **self._totp_place(_PENDING, generation))
         return totp.Secret.from_values(values), stale
 
+    def _has_totp_secrets(self):
+        """Return whether the user has secrets, whoever asks.
+
+        The field totp_enabled hides it from other users.
+        """
+        _, secrets = self._get_totp_secrets()
+        return secrets is None or bool(secrets)
+
     def _get_totp_secrets(self):
         """Return the generation and a dictionary from the number of each
         authenticator to its Secret, None if no key opens them.

@@ -168,6 +168,17 @@ class AuthenticatorsTestCase(TOTPTestCase):
         self.assertEqual(
             before, (self.rows(), self.stored_secret(self.user_id)))
 
+    def test_proof_hidden(self):
+        "Test that the proof is asked for whoever cannot see the status"
+        _, other_id = self.user()
+        secret = self.change('start_totp_setup')
+        with self.transaction(other_id):
+            user = Pool().get('res.user')(self.user_id)
+            self.assertFalse(user.totp_enabled)
+            with self.assertRaises(TOTPCodeError):
+                user.finish_totp_setup(right_code(secret.text, self.now))
+        self.assertEqual(len(self.rows()), 1)
+
     def test_unknown_number(self):
         "Test that the number of no authenticator is refused"
         other, other_id = self.user(KEY)
