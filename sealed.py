@@ -72,8 +72,12 @@ class User(metaclass=PoolMeta):
 
         The field totp_enabled hides it from other users.
         """
-        _, secrets = self._get_totp_secrets()
-        return secrets is None or bool(secrets)
+        table = self.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.select(
+                table.id,
+                where=(table.id == self.id) & (table.totp_secret != Null)))
+        return bool(cursor.fetchone())
 
     def _get_totp_secrets(self):
         """Return the generation and a dictionary from the number of each
