@@ -48,3 +48,13 @@ def methods():
             found.append(
                 Method(chain, name, options.split(':') if mark else []))
     return found
+
+
+def options(name):
+    """Return the options of the method in all chains.
+
+    Return None if no chain has the method.
+    """
+    found = [method.options for method in methods() if method.name == name]
+    if found:
+        return {option for options_ in found for option in options_}

@@ -6,10 +6,17 @@
 import datetime as dt
 import time
 
+from trytond.tools import timezone
+
 
 def now():
     "Return the time in seconds since the epoch."
     return time.time()
+
+
+def today():
+    "Return the day in the time zone of the server."
+    return dt.datetime.fromtimestamp(now(), timezone.SERVER).date()
 
 
 def timestamp(time):

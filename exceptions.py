@@ -2,7 +2,7 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
-from trytond.exceptions import LoginException, UserError
+from trytond.exceptions import LoginException, UserError, UserWarning
 from trytond.model.exceptions import AccessError
 
 
@@ -39,6 +39,10 @@ class TOTPSetupError(UserError):
 
 
 class TOTPRequiredError(UserError):
+    pass
+
+
+class TOTPRequiredWarning(UserWarning):
     pass
 
 

@@ -131,6 +131,7 @@ class User(metaclass=PoolMeta):
                 if not user.totp_enabled:
                     return user._set_up_totp_in_dialog(parameters)
         if 'totp_code' not in parameters:
+            cls._refuse_without_totp(login, parameters)
             raise LoginException(
                 'totp_code',
                 gettext('authentication_totp.msg_totp_code', login=login),
@@ -159,6 +160,7 @@ class User(metaclass=PoolMeta):
     def _refuse_totp_code(cls, login, parameters, error):
         message = error.message
         passed = _STATE in parameters and parameters[_STATE].passed
+        cls._refuse_without_totp(login, parameters)
         # Only a right code was used, the rest is the same for everybody
         if not passed and not isinstance(error, TOTPCodeUsedError):
             message = gettext('authentication_totp.msg_totp_code_refused')
@@ -169,6 +171,27 @@ class User(metaclass=PoolMeta):
                     error, (TOTPWaitError, TOTPUnreadableError))):
             cls._add_login_attempt()
         raise LoginException('totp_code', message, type='char') from None
+
+    @classmethod
+    def _refuse_without_totp(cls, login, parameters):
+        """Tell users without TOTP that they need it, rather than ask for a
+        code that does not exist or say that it is wrong.
+
+        Before an earlier factor has passed everybody is told the same.
+        """
+        if _STATE not in parameters or not parameters[_STATE].passed:
+            return
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*cls._query_login(login, parameters, enrolled=True))
+        if cursor.fetchone():
+            return
+        message = 'msg_totp_login_without'
+        if len({method.chain for method in methods()}) > 1:
+            message = 'msg_totp_login_without_other'
+        # Not an attempt: there is nothing to guess
+        raise LoginException(
+            'totp_code', gettext(f'authentication_totp.{message}'),
+            type='char') from None
 
     @classmethod
     def _add_login_attempt(cls, login='', parameters=None):

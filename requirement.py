@@ -4,33 +4,60 @@
 "For whom TOTP is required"
 
 import logging
+from functools import partial
 
-from sql import Literal
+from sql import Literal, Null
 from sql.conditionals import Case, Coalesce
 from sql.operators import Exists
 
+from trytond.i18n import gettext
 from trytond.model import ModelSingleton, ModelSQL, fields
 from trytond.pool import Pool, PoolMeta
+from trytond.pyson import Eval
 from trytond.transaction import Transaction
+
+from . import authentications, clock
+from .exceptions import TOTPRequiredWarning
 
 logger = logging.getLogger(__name__)
 
 # The name of the group of administrators before Tryton 8.2
 _GROUP = "Administration"
+# How many users a warning names
+_NAMES = 5
 
 
 class User(metaclass=PoolMeta):
     __name__ = 'res.user'
 
     totp_required = fields.Boolean(
-        "TOTP Required",
-        help="Check to stop the user from logging in without TOTP.")
+        "Require TOTP",
+        help="Check to stop the user from logging in without TOTP. "
+        "A group of the user can require it too.")
+    totp_required_from = fields.Date(
+        "Require TOTP From",
+        states={
+            'invisible': ~Eval('totp_required', False),
+            },
+        help="The first day on which TOTP is required, in the time zone of "
+        "the server. Leave it empty to require TOTP at once.")
     totp_mandatory = fields.Function(
         fields.Boolean(
-            "TOTP Mandatory",
-            help="Checked if TOTP is required from the user or from one of "
-            "the user's groups."),
+            "Must Use TOTP",
+            help="Checked if TOTP is required today, for the user or for one "
+            "of the user's groups."),
         'get_totp_flag', searcher='search_totp_flag')
+    totp_mandatory_from = fields.Function(
+        fields.Date(
+            "Must Use TOTP From",
+            states={
+                'invisible': (
+                    ~Eval('totp_mandatory_from')
+                    | Eval('totp_mandatory', False)),
+                },
+            help="The first day on which TOTP is required, for the user or "
+            "for one of the user's groups."),
+        'get_totp_mandatory_from')
 
     @classmethod
     def column_totp_required(cls, tables):
@@ -40,32 +67,143 @@ class User(metaclass=PoolMeta):
             else_=Literal(False))
 
     @classmethod
+    def column_totp_required_from(cls, tables):
+        table, _ = tables[None]
+        return cls.totp_required_from.sql_cast(Case(
+                (cls._is_totp_visible(table), table.totp_required_from),
+                else_=Null))
+
+    @classmethod
     def _is_totp_mandatory(cls, table):
+        return _is_in_force(table) | cls._is_in_totp_group(
+            table, _is_in_force)
+
+    @classmethod
+    def _is_in_totp_group(cls, table, condition):
+        """Return the condition that one of the user's groups meets the
+        condition, which is a function of the table of the groups.
+        """
         pool = Pool()
         Group = pool.get('res.group')
         UserGroup = pool.get('res.user-res.group')
         group = Group.__table__()
         user_group = UserGroup.user_group_all_table()
-        required = ((group.totp_required == Literal(True))
-            & (group.active == Literal(True)))
-        mandatory = (table.totp_required == Literal(True)) | table.id.in_(
+        meets = condition(group) & (group.active == Literal(True))
+        in_group = table.id.in_(
             user_group
             .join(group, condition=user_group.group == group.id)
-            .select(user_group.user, where=required))
+            .select(user_group.user, where=meets))
         if _administrator_is_flag():
             # Administrators have the access rights of all groups
-            mandatory |= ((table.administrator == Literal(True))
-                & Exists(group.select(group.id, where=required)))
-        return mandatory
+            in_group |= ((table.administrator == Literal(True))
+                & Exists(group.select(group.id, where=meets)))
+        return in_group
+
+    @classmethod
+    def get_totp_mandatory_from(cls, users, name):
+        pool = Pool()
+        Group = pool.get('res.group')
+        UserGroup = pool.get('res.user-res.group')
+        table = cls.__table__()
+        group = Group.__table__()
+        user_group = UserGroup.user_group_all_table()
+        cursor = Transaction().connection.cursor()
+        days = {u.id: [] for u in users}
+        visible = (fields.SQL_OPERATORS['in'](table.id, days)
+            & cls._is_totp_visible(table))
+        in_group = user_group.group == group.id
+        if _administrator_is_flag():
+            in_group |= table.administrator == Literal(True)
+        today = clock.today()
+        for query in [
+                table.select(
+                    table.id, table.totp_required_from,
+                    where=visible & (table.totp_required == Literal(True))),
+                table
+                .join(user_group, 'LEFT',
+                    condition=user_group.user == table.id)
+                .join(group, condition=in_group)
+                .select(
+                    table.id, group.totp_required_from,
+                    where=visible
+                    & (group.totp_required == Literal(True))
+                    & (group.active == Literal(True)))]:
+            cursor.execute(*query)
+            for id_, day in cursor:
+                days[id_].append(day or today)
+        return {id_: min(days_, default=None) for id_, days_ in days.items()}
+
+    @classmethod
+    def on_modification(cls, mode, users, field_names=None):
+        super().on_modification(mode, users, field_names=field_names)
+        if _is_set(mode, field_names):
+            ids = [u.id for u in users]
+            cls.warn_of_required_totp(
+                [u for u in users if u.totp_required],
+                lambda table: fields.SQL_OPERATORS['in'](table.id, ids)
+                & (table.totp_required == Literal(True)))
+
+    @classmethod
+    def warn_of_required_totp(cls, records, condition):
+        """Warn the user of the transaction of whom the requirement reaches
+        without TOTP, as far as this user may see it.
+
+        records: the users or groups for which TOTP is required
+        condition: a function of the table of the users
+        """
+        pool = Pool()
+        Lang = pool.get('ir.lang')
+        Warning = pool.get('res.user.warning')
+        actor = Transaction().user
+        if not records or not actor:
+            return
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.select(
+                table.id, table.name, table.login,
+                where=(table.active == Literal(True))
+                & (table.totp_secret == Null)
+                & cls._is_totp_visible(table)
+                & condition(table),
+                order_by=[
+                    Case((table.id == actor, 0), else_=1), table.name,
+                    table.id]))
+        names = [name or login for _, name, login in cursor]
+        warning = Warning.format('totp_required', records)
+        if not names or not Warning.check(warning):
+            return
+        today = clock.today()
+        day = min(r.totp_required_from or today for r in records)
+        message, description = 'msg_totp_required_now', ''
+        if day > today:
+            message = 'msg_totp_required_later'
+        options = authentications.options('totp')
+        if options is not None:
+            description = gettext('authentication_totp.' + (
+                    'msg_totp_required_set_up' if 'setup_totp' in options
+                    else 'msg_totp_required_locked_out'))
+        raise TOTPRequiredWarning(warning, gettext(
+                f'authentication_totp.{message}',
+                day=Lang.get().strftime(day), count=len(names),
+                names=', '.join(
+                    names[:_NAMES] + ['…'] * (len(names) > _NAMES))),
+            description)
 
 
 class Group(metaclass=PoolMeta):
     __name__ = 'res.group'
 
     totp_required = fields.Boolean(
-        "TOTP Required",
+        "Require TOTP",
         help="Check to stop the members of the group and of its subgroups "
         "from logging in without TOTP.")
+    totp_required_from = fields.Date(
+        "Require TOTP From",
+        states={
+            'invisible': ~Eval('totp_required', False),
+            },
+        help="The first day on which TOTP is required, in the time zone of "
+        "the server. Leave it empty to require TOTP at once.")
 
     @classmethod
     def __register__(cls, module):
@@ -81,9 +219,15 @@ class Group(metaclass=PoolMeta):
     def on_modification(cls, mode, groups, field_names=None):
         pool = Pool()
         Administrators = pool.get('res.user.totp_administrators')
+        User = pool.get('res.user')
         super().on_modification(mode, groups, field_names=field_names)
         if mode == 'write' and not _administrator_is_flag():
             Administrators.remember()
+        if _is_set(mode, field_names):
+            required = [g for g in groups if g.totp_required and g.active]
+            User.warn_of_required_totp(
+                required, partial(User._is_in_totp_group, condition=partial(
+                        _is_one_of, ids=[g.id for g in required])))
 
 
 class Administrators(ModelSingleton, ModelSQL):
@@ -96,6 +240,7 @@ class Administrators(ModelSingleton, ModelSQL):
     __string__ = "TOTP Administrators"
 
     required = fields.Boolean("Required")
+    required_from = fields.Date("Required From")
 
     @classmethod
     def remember(cls):
@@ -109,9 +254,11 @@ class Administrators(ModelSingleton, ModelSQL):
         cursor.execute(*group
             .join(data,
                 condition=(data.db_id == group.id) & cls._is_group(data))
-            .select(Coalesce(group.totp_required, Literal(False))))
-        for required, in cursor.fetchall():
-            cls._put(bool(required))
+            .select(
+                Coalesce(group.totp_required, Literal(False)),
+                group.totp_required_from))
+        for required, day in cursor.fetchall():
+            cls._put(bool(required), day)
 
     @classmethod
     def _is_group(cls, data):
@@ -130,30 +277,34 @@ class Administrators(ModelSingleton, ModelSQL):
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.select(
-                table.id, where=table.required == Literal(True)))
-        if not cursor.fetchone():
+                table.required_from, where=table.required == Literal(True)))
+        remembered = cursor.fetchone()
+        if not remembered:
             return
+        day, = remembered
         # The update deletes what it knows by this name once all is loaded
         cursor.execute(*data.delete(where=cls._is_group(data)))
         cursor.execute(*group.update(
-                [group.totp_required, group.active],
-                [Literal(True), Literal(True)],
+                [group.totp_required, group.totp_required_from, group.active],
+                [Literal(True), day, Literal(True)],
                 where=group.name == _GROUP))
         if not cursor.rowcount:
             cursor.execute(*group.insert(
-                    [group.name, group.totp_required, group.active],
-                    [[_GROUP, True, True]]))
+                    [group.name, group.totp_required,
+                        group.totp_required_from, group.active],
+                    [[_GROUP, True, day, True]]))
         cls._put(False)
         logger.warning(
             "TOTP stays required for administrators by the group %r", _GROUP)
 
     @classmethod
-    def _put(cls, required):
+    def _put(cls, required, day=None):
         table = cls.__table__()
+        columns = [table.required, table.required_from]
         cursor = Transaction().connection.cursor()
-        cursor.execute(*table.update([table.required], [required]))
+        cursor.execute(*table.update(columns, [required, day]))
         if not cursor.rowcount:
-            cursor.execute(*table.insert([table.required], [[required]]))
+            cursor.execute(*table.insert(columns, [[required, day]]))
 
 
 def _administrator_is_flag():
@@ -161,3 +312,21 @@ def _administrator_is_flag():
     pool = Pool()
     User = pool.get('res.user')
     return hasattr(User, 'administrator')
+
+
+def _is_in_force(table):
+    "Return the condition that the user or group itself requires TOTP today."
+    return (table.totp_required == Literal(True)) & (
+        (table.totp_required_from == Null)
+        | (table.totp_required_from <= clock.today()))
+
+
+def _is_one_of(table, ids):
+    return fields.SQL_OPERATORS['in'](table.id, ids)
+
+
+def _is_set(mode, field_names):
+    "Return whether what is modified may require TOTP."
+    names = {'totp_required', 'totp_required_from'}
+    return mode != 'delete' and (
+        field_names is None or bool(names & set(field_names)))
