@@ -153,14 +153,23 @@ class User(metaclass=PoolMeta):
         Raise as remove_totp does, and TOTPSetupError if there is no such
         authenticator.
         """
-        pool = Pool()
-        Counter = pool.get('res.user.totp_counter')
-        Event = pool.get('res.user.totp_event')
         _, secrets = self._get_readable_totp_secrets()
         if set(secrets) == {number}:
             self.remove_totp(code)
             return
         self.verify_totp_code(code)
+        self.drop_totp_authenticator(number)
+
+    def drop_totp_authenticator(self, number):
+        """Remove the authenticator with the number, which is not the last.
+
+        Whoever calls it answers for the proof.
+        Raise TOTPSetupError if there is no such authenticator, and
+        TOTPUnreadableError if no key opens the secrets.
+        """
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        Event = pool.get('res.user.totp_event')
         generation, secrets = self._get_readable_totp_secrets()
         if secrets.pop(number, None) is None:
             raise TOTPSetupError(

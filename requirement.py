@@ -134,6 +134,16 @@ class User(metaclass=PoolMeta):
         return {id_: min(days_, default=None) for id_, days_ in days.items()}
 
     @classmethod
+    def filter_locked_out_of_totp(cls, users):
+        "Return those of the users who cannot log in without TOTP."
+        options = authentications.options('totp')
+        if options is None or 'setup_totp' in options:
+            return []
+        if 'no_totp_secret' in options:
+            return [u for u in users if u.totp_mandatory]
+        return list(users)
+
+    @classmethod
     def on_modification(cls, mode, users, field_names=None):
         super().on_modification(mode, users, field_names=field_names)
         if _is_set(mode, field_names):

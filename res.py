@@ -40,7 +40,7 @@ class User(metaclass=PoolMeta):
         help="Until when the new key can be confirmed.")
     totp_enabled = fields.Function(
         fields.Boolean(
-            "TOTP Enabled",
+            "Uses TOTP",
             help="Checked if the user has set up an authenticator."),
         'get_totp_flag', searcher='search_totp_flag')
     totp_locked = fields.Function(

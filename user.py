@@ -255,6 +255,12 @@ class ResetTOTPStart(ModelView):
     users = fields.Many2Many(
         'res.user', None, None, "Users", readonly=True,
         help="Those whose TOTP is reset.")
+    locked_out = fields.Many2Many(
+        'res.user', None, None, "Locked Out", readonly=True,
+        states={
+            'invisible': ~Eval('locked_out'),
+            },
+        help="Those who cannot log in without TOTP.")
 
 
 class SelectedUsersMixin:
@@ -290,7 +296,14 @@ class ResetTOTP(SelectedUsersMixin, Wizard):
     reset = StateTransition()
 
     def default_start(self, fields):
-        return {'users': [u.id for u in self.users]}
+        pool = Pool()
+        User = pool.get('res.user')
+        users = self.users
+        return {
+            'users': [u.id for u in users],
+            'locked_out': [
+                u.id for u in User.filter_locked_out_of_totp(users)],
+            }
 
     def transition_reset(self):
         pool = Pool()
@@ -341,6 +354,53 @@ class InviteTOTP(SelectedUsersMixin, Wizard):
         pool = Pool()
         Event = pool.get('res.user.totp_event')
         Event.record([u for u in self.users if u.email], 'invited')
+        return 'end'
+
+
+class RemoveTOTPAuthenticatorStart(ModelView):
+    __name__ = 'res.user.remove_totp_authenticator.start'
+    __string__ = "Remove Authenticator"
+
+    user = fields.Many2One(
+        'res.user', "User", readonly=True,
+        help="The user whose authenticator is removed.")
+    authenticator = fields.Selection(
+        'get_authenticators', "Authenticator", required=True, sort=False,
+        help="It is removed, the others stay.")
+
+    @fields.depends('user')
+    def get_authenticators(self):
+        pool = Pool()
+        User = pool.get('res.user')
+        if not self.user:
+            return []
+        User.check_totp_management([self.user])
+        return [
+            (str(number), line)
+            for number, line in self.user.describe_totp_authenticators()]
+
+
+class RemoveTOTPAuthenticator(SelectedUsersMixin, Wizard):
+    "Take one of the authenticators away from the user selected"
+    __name__ = 'res.user.remove_totp_authenticator'
+
+    start = StateView(
+        'res.user.remove_totp_authenticator.start',
+        'authentication_totp.remove_totp_authenticator_start_view_form', [
+            Button("Cancel", 'end', 'tryton-cancel', default=True),
+            Button("Remove", 'remove', 'tryton-ok'),
+            ])
+    remove = StateTransition()
+
+    def default_start(self, fields):
+        return {'user': next((u.id for u in self.users), None)}
+
+    def transition_remove(self):
+        pool = Pool()
+        User = pool.get('res.user')
+        for user in self.users[:1]:
+            User.remove_totp_authenticator_of(
+                user, int(self.start.authenticator))
         return 'end'
 
 

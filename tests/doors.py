@@ -151,6 +151,7 @@ def arguments(record):
         'export_data_domain': [domain, fields],
         'fields_get': [],
         'fields_view_get': [None, 'form'],
+        'get_authenticators': [{'user': record.id}],
         'history_revisions': [ids],
         'import_data': [
             ['id', *fields],
@@ -159,6 +160,9 @@ def arguments(record):
         'on_change_notify': [{'id': record.id}],
         'on_change_with': [{'id': record.id}, fields],
         'on_scan_code': [{'id': record.id}, 'x'],
+        'open_invite_totp': [ids],
+        'open_remove_totp_authenticator': [ids],
+        'open_reset_totp': [ids],
         'pre_validate': [others],
         'read': [ids, fields],
         'renew': [None],

@@ -2,6 +2,7 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
+import datetime as dt
 import json
 from base64 import b64encode
 
@@ -16,6 +17,9 @@ STATUS = {
     'totp_enabled': [True, False],
     'totp_mandatory': [True, False],
     'totp_required': [True, False],
+    'totp_required_from': [None],
+    'totp_mandatory_from': [None],
+    'totp_authenticators': [None],
     'totp_since': [None],
     'totp_recovery_codes': [None, 0, 10],
     'totp_failures': [None, 0, 3],
@@ -67,7 +71,9 @@ class StatusTestCase(TOTPTestCase):
                     right_code(key, self.now, 95)] * 3)
             with self.transaction():
                 User = Pool().get('res.user')
-                User.write([User(user_id)], {'totp_required': True})
+                User.write([User(user_id)], {
+                        'totp_required': True,
+                        'totp_required_from': dt.date(2026, 5, 5)})
         return user_id
 
     def truth(self, user_id):

@@ -77,6 +77,9 @@ WRONG_RECOVERY = (
     "A recovery code has 25 letters and digits and never contains "
     "0, 1, 2, 5, 8, B, I, L, O, S, U, V, Z. Enter one recovery code, "
     "or the code that your authenticator shows now.")
+WITHOUT = (
+    "You need TOTP to log in, but you have not set it up. "
+    "Ask your administrator to let you set it up.")
 USED = "The code was already used. Wait for the next one and enter it."
 
 
