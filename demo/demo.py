@@ -67,8 +67,8 @@ What to do next:
      actions of a user have "Reset TOTP". Administration > Users > TOTP Events
      lists what happened so far, and e-mails told the users.
 
-In this demo users without TOTP log in with the password alone. Once all users
-of a server have it, trytond.conf says
+In this demo users without TOTP log in with the password alone, unless "Require
+TOTP" is checked for them. Once all users of a server have it, trytond.conf says
     authentications = password+totp
 
 To stop: Ctrl-C. To go on with the same data: make demo. To delete it all:
@@ -172,7 +172,7 @@ class Server:
 
     def __init__(
             self, tools, data, port,
-            authentications='password+totp?no_totp_secret'):
+            authentications='password+totp?no_totp_secret:setup_totp'):
         self.bin = tools / 'venv' / 'bin'
         self.client = tools / 'sao' / 'package'
         self.database = data / 'database'

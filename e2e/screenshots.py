@@ -113,8 +113,19 @@ def take(browser, server):
     sao.open(bob, "Administration", "Users", "Users")
     shot(sao, 'users')
     locked = sao.page.get_by_label("TOTP Locked:")
-    sao.until(expect(locked).to_be_visible, bob.dblclick)
+    page = sao.page.get_by_role('tab', name="TOTP", exact=True)
+    sao.until(expect(page).to_be_visible, bob.dblclick)
+    page.click()
+    expect(locked).to_be_visible()
     shot(sao, 'user')
+    sao.page.evaluate(
+        """() => Sao.rpc({
+            method: 'model.res.user.search',
+            params: [[['login', '=', 'bob']], 0, null, null, {}],
+            }, Sao.Session.current_session).then(ids => Sao.rpc({
+                method: 'model.res.user.write',
+                params: [ids, {totp_required: true}, {}],
+            }, Sao.Session.current_session))""")
     sao.page.get_by_role('button', name="Launch action").click()
     sao.page.get_by_role("menuitem", name="Reset TOTP").click()
     expect(sao.wizard.get_by_text("Are you sure")).to_be_visible()
@@ -124,14 +135,6 @@ def take(browser, server):
     sao.open(
         sao.page.locator('td').get_by_text("TOTP was reset"), "TOTP Events")
     shot(sao, 'events')
-    sao.page.evaluate(
-        """() => Sao.rpc({
-            method: 'model.res.user.search',
-            params: [[['login', '=', 'bob']], 0, null, null, {}],
-            }, Sao.Session.current_session).then(ids => Sao.rpc({
-                method: 'model.res.user.write',
-                params: [ids, {totp_required: true}, {}],
-            }, Sao.Session.current_session))""")
     sao.page.close()
 
     sao = Sao(browser, server, folder, device_scale_factor=SHARP)

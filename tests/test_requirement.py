@@ -2,6 +2,7 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
+import datetime as dt
 import unittest
 
 from trytond import __version__
@@ -35,7 +36,7 @@ class RequirementTestCase(TOTPTestCase):
         with self.transaction():
             table = Pool().get(
                 'res.user.totp_administrators').__table__()
-        return self.sql(table.select(table.required))
+        return self.sql(table.select(table.required, table.required_from))
 
     def mandatory(self, user_id):
         with self.transaction():
@@ -67,7 +68,8 @@ class RequirementTestCase(TOTPTestCase):
             pool = Pool()
             Group = pool.get('res.group')
             # What 8.0 has left
-            pool.get('res.user.totp_administrators')._put(True)
+            pool.get('res.user.totp_administrators')._put(
+                True, dt.date(2026, 5, 5))
             group, = Group.create([{
                         'name': "Administration", 'totp_required': True}])
             pool.get('ir.model.data').create([{
@@ -78,8 +80,10 @@ class RequirementTestCase(TOTPTestCase):
         with self.transaction():
             Group = Pool().get('res.group')
             self.assertTrue(Group(group.id).totp_required)
+            self.assertEqual(
+                Group(group.id).totp_required_from, dt.date(2026, 5, 5))
         self.assertEqual(self.mandatory(admin_id), (True, True))
-        self.assertEqual(self.remembered(), [(False,)])
+        self.assertEqual(self.remembered(), [(False, None)])
         self.set_config(
             'session', 'authentications', 'password+totp?no_totp_secret')
         self.assertIsNone(self.dialogue(login, password=[PASSWORD])[0])
@@ -91,12 +95,14 @@ class RequirementTestCase(TOTPTestCase):
     @unittest.skipIf(FLAG, "there is no group of administrators")
     def test_remember(self):
         "Test that the requirement of administrators outlives their group"
-        for required in [True, False, True]:
+        for required, day in [
+                (True, None), (False, dt.date(2026, 5, 5)),
+                (True, dt.date(2026, 5, 5))]:
             with self.transaction():
                 pool = Pool()
                 Group = pool.get('res.group')
                 ModelData = pool.get('ir.model.data')
                 Group.write(
                     [Group(ModelData.get_id('res', 'group_admin'))],
-                    {'totp_required': required})
-            self.assertEqual(self.remembered(), [(required,)])
+                    {'totp_required': required, 'totp_required_from': day})
+            self.assertEqual(self.remembered(), [(required, day)])
