@@ -68,7 +68,7 @@ What to do next:
      lists what happened so far, and e-mails told the users.
 
 In this demo users without TOTP log in with the password alone, unless "Require
-TOTP" is checked for them. Once all users of a server have it, trytond.conf says
+TOTP" is checked for them. Once all users have TOTP, trytond.conf says
     authentications = password+totp
 
 To stop: Ctrl-C. To go on with the same data: make demo. To delete it all:

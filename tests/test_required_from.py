@@ -20,10 +20,10 @@ TOMORROW = TODAY + DAY
 OTHER = (
     "You have not set up TOTP, so you have no code. Leave it blank to log in "
     "in another way, or ask your administrator.")
-DIALOG = "From then on they have to set it up when they log in."
+DIALOG = "They have to set it up when they log in."
 LOCKED_OUT = (
-    "From then on they cannot log in without it. Invite them to set it up "
-    "before, or add the option setup_totp to the setting authentications.")
+    "Until they have set it up, they cannot log in. Invite them first, enter a "
+    "later day, or add the option setup_totp to the setting authentications.")
 
 
 class RequiredTestCase(TOTPTestCase):
