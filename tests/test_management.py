@@ -227,7 +227,9 @@ class ViewTestCase(TOTPTestCase):
         tree = self.view(
             'res.user.totp_event', 'authentication_totp', 'event_view_list',
             'tree')
-        names = [e.get('name') for e in tree.iter('field')]
+        # No two columns have the same head
+        names = [
+            e.get('string', e.get('name')) for e in tree.iter('field')]
         self.assertEqual(len(names), len(set(names)))
         with self.transaction():
             pool = Pool()
