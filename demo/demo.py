@@ -67,8 +67,9 @@ What to do next:
      actions of a user have "Reset TOTP". Administration > Users > TOTP Events
      lists what happened so far, and e-mails told the users.
 
-In this demo users without TOTP log in with the password alone, unless "Require
-TOTP" is checked for them. Once all users have TOTP, trytond.conf says
+In this demo users without TOTP log in with the password alone. Those for whom
+"Require TOTP" is checked set it up as they log in. Once all users of a server
+have it, trytond.conf says
     authentications = password+totp
 
 To stop: Ctrl-C. To go on with the same data: make demo. To delete it all:
