@@ -103,10 +103,3 @@ class LookupTestCase(TOTPTestCase):
         self.named('look_100%')
         self.assertUnknown('LOOK_100%', 'look_100%')
         self.assertUnknown('LOOKX100X')
-
-    def test_one_line(self):
-        "Test that a login which holds a line's end makes no line"
-        self.named('look\u2028eve')
-        code, output, error = self.main('status', 'LOOK\u2028EVE')
-        self.assertEqual((code, output), (1, ''))
-        self.assertEqual(len(error.splitlines()), 1)
