@@ -19,9 +19,7 @@ from trytond.pool import Pool
 from trytond.tools import sqlite_apply_types
 from trytond.transaction import Transaction, without_check_access
 
-from . import clock, seal, settings, totp
-from .exceptions import (
-    TOTPCodeError, TOTPCodeUsedError, TOTPUnreadableError)
+from . import clock, refusal, seal, settings, totp
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +29,6 @@ _NOBODY = 0
 _MOST = 10
 # Secrets that nobody has
 _NOBODYS = [totp.Secret.new(160, 'sha1', 6, 30).values for _ in range(_MOST)]
-# How a refusal is told, once it is counted
-_WRONG = TOTPCodeError, 'authentication_totp.msg_totp_code_wrong'
-_USED = TOTPCodeUsedError, 'authentication_totp.msg_totp_code_used'
-# Not the fault of the user, so it is not counted
-_UNREADABLE = (
-    TOTPUnreadableError, 'authentication_totp.msg_totp_unreadable')
-_WRONG_RECOVERY = (
-    TOTPCodeError, 'authentication_totp.msg_totp_recovery_code_wrong')
 
 
 class Match(NamedTuple):
@@ -66,11 +56,13 @@ class Stored(NamedTuple):
     secrets: the sealed secrets in force, None if there are none
     generation: of the secrets
     states: the State of each authenticator by its number
+    networks: from where its last code was accepted, by its number
     """
     failures: tuple
     secrets: str | None
     generation: int
     states: dict[int, totp.State]
+    networks: dict[int, str]
 
 
 class UserTOTPCounter(ModelSQL):
@@ -94,6 +86,8 @@ class UserTOTPCounter(ModelSQL):
     counter = fields.Integer("Counter", required=True)
     drift = fields.Integer("Drift", required=True)
     resync = fields.Integer("Resync")
+    # From where the last code was accepted
+    network = fields.Char("Network")
 
     @classmethod
     def __setup__(cls):
@@ -122,11 +116,13 @@ class UserTOTPCounter(ModelSQL):
     def match(cls, secret, code):
         """Return the counter of the time step for which code is right.
 
+        secret: a new one, which nobody has confirmed yet
         Raise TOTPCodeError if it is right for none.
         """
         counter = secret.match(code, clock.now(), settings.get('tolerance'))
         if counter is None:
-            cls._refuse(_WRONG)
+            raise refusal.explain(
+                code, [secret], refusal.WRONG_NEW).get_error()
         return counter
 
     @classmethod
@@ -140,6 +136,8 @@ class UserTOTPCounter(ModelSQL):
         Raise TOTPCodeError if the code is wrong, TOTPCodeUsedError if it or a
         later one was already accepted (RFC 6238 section 5.2), and count the
         failure. The caller must commit it before the answer leaves.
+        Raise TOTPCodeRepeatedError without counting it if the code comes again
+        from the network that used it, while the authenticator shows it.
         Raise TOTPUnreadableError if no key opens the secrets of the user.
         Raise TOTPWaitError without looking at the code if there were too many
         failures (RFC 4226 section 7.3, NIST SP 800-63B-4 section 3.2.2).
@@ -158,26 +156,21 @@ class UserTOTPCounter(ModelSQL):
         stored = cls._read(user, kind)
         if not silent and not (stored and stored.secrets):
             Guess.raise_wait(user, kind)
-            cls._refuse(_WRONG)
+            raise refusal.WRONG.get_error()
         if recovery_hash:
-            match, refusal = cls._match_recovery_code(stored, recovery_hash)
+            match, refused = cls._match_recovery_code(stored, recovery_hash)
         else:
-            match, refusal = cls._match_code(stored, code, silent)
-        if refusal:
+            match, refused = cls._match_code(stored, code, silent)
+        if refused:
             if recovery_hash:
                 Guess.fail_recovery(stored.failures, silent)
-            elif stored and refusal is not _UNREADABLE:
-                cls._count_failure(stored, refusal, silent)
+            elif stored and refused.counted:
+                cls._count_failure(stored, refused, silent)
             else:
                 # Takes as long as counting one
                 Guess.fail(Guess.failures_of((_NOBODY, kind, 0, 0, '{}')))
-            cls._refuse(refusal)
+            raise refused.get_error()
         return match
-
-    @classmethod
-    def _refuse(cls, refusal):
-        error, message = refusal
-        raise error(gettext(message))
 
     @classmethod
     def _read(cls, user, kind):
@@ -198,32 +191,35 @@ class UserTOTPCounter(ModelSQL):
                 allowed.consecutive, allowed.networks,
                 user_table.totp_secret, user_table.totp_generation,
                 table.user, table.number,
-                table.counter, table.drift, table.resync,
+                table.counter, table.drift, table.resync, table.network,
                 order_by=[table.user.desc, table.number], limit=_MOST,
                 with_=[allowed]))
-        states = {}
+        states, networks = {}, {}
         stored = None
         for *failures, secrets, generation, owner, number, counter, drift, \
-                resync in cursor:
+                resync, network in cursor:
             if stored is None:
                 stored = Stored(
                     Guess.failures_of(failures), secrets, generation or 0,
-                    states)
+                    states, networks)
             if owner != _NOBODY:
                 states[number] = totp.State(counter, drift, resync)
+                networks[number] = network
         if stored and Guess.is_locked(stored.failures, len(states)):
             stored = None
         return stored
 
     @classmethod
     def _match_code(cls, stored, code, silent):
-        "Return the Match or None, and why the code is refused or None."
+        "Return the Match or None, and the Refusal or None."
+        pool = Pool()
+        Guess = pool.get('res.user.totp_guess')
         try:
             numbers, secrets, stale = cls._open(stored)
         except ValueError:
             logger.error(
                 "unreadable TOTP secret of user %s", stored.failures.user)
-            return None, _UNREADABLE
+            return None, refusal.UNREADABLE
         if silent:
             # The same work for everybody, however many authenticators
             secrets += [
@@ -239,11 +235,18 @@ class UserTOTPCounter(ModelSQL):
         if stored:
             cls._put_resync(
                 stored, dict(zip(numbers, states, strict=False)))
+        del secrets[len(numbers):]
+        if verdict is totp.Verdict.REPEATED:
+            if stored.networks[numbers[index]] == Guess.network():
+                return None, refusal.REPEATED
+            return None, refusal.USED
         if verdict is totp.Verdict.USED:
-            cls._warn_if_ahead(
-                stored.failures.user, secrets[:len(numbers)])
-            return None, _USED
-        return None, _WRONG
+            cls._warn_if_ahead(stored.failures.user, secrets)
+            return None, refusal.USED
+        if silent:
+            return None, refusal.WRONG
+        return None, refusal.explain(
+            code, [secret for secret, _ in secrets], refusal.WRONG)
 
     @classmethod
     def _open(cls, stored):
@@ -275,17 +278,17 @@ class UserTOTPCounter(ModelSQL):
         failures = stored.failures
         id_ = RecoveryCode.find(failures.user, hash_)
         if id_ is None or not stored.secrets:
-            return None, _WRONG_RECOVERY
+            return None, refusal.WRONG_RECOVERY_CODE
         return Match(failures.user, failures, recovery_code=id_), None
 
     @classmethod
-    def _count_failure(cls, stored, refusal, silent):
+    def _count_failure(cls, stored, refused, silent):
         pool = Pool()
         Event = pool.get('res.user.totp_event')
         Guess = pool.get('res.user.totp_guess')
         User = pool.get('res.user')
         failures = Guess.fail(stored.failures)
-        if refusal is _USED:
+        if refused is refusal.USED:
             Event.record([User(failures.user)], 'replayed')
         Guess.record(failures, len(stored.states), silent)
 
@@ -323,8 +326,9 @@ class UserTOTPCounter(ModelSQL):
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.update(
-                [table.counter, table.drift, table.resync, table.last_used],
-                [*match.state, cls.last_used.sql_format(
+                [table.counter, table.drift, table.resync, table.network,
+                    table.last_used],
+                [*match.state, Guess.network(), cls.last_used.sql_format(
                         clock.second(clock.now()))],
                 where=(table.user == match.user)
                 & (table.number == match.number)
@@ -369,6 +373,7 @@ class UserTOTPCounter(ModelSQL):
                     'last_used': now if counter >= 0 else None,
                     'counter': counter,
                     'drift': 0,
+                    'network': Guess.network(),
                     }])
         Guess.start([user_id])
 

@@ -186,9 +186,19 @@ def _transact(options, function, *args):
 
 
 def _find(User, login):
+    from trytond.tools import escape_wildcard
+
     users = User.search([('id', '!=', 0), ('login', '=', login)])
     if not users:
-        sys.exit(f'there is no user with the login "{login}"')
+        message = f'there is no user with the login "{login}"'
+        similar = User.search([
+                ('id', '!=', 0),
+                ('login', 'ilike', escape_wildcard(login)),
+                ], order=[('login', 'ASC')])
+        if similar:
+            message += "; did you mean %s?" % " or ".join(
+                f'"{_line(user.login)}"' for user in similar)
+        sys.exit(message)
     return users
 
 

@@ -3,6 +3,8 @@
 # terms.
 "How a user sets TOTP up, changes it and turns it off"
 
+import re
+
 from trytond.i18n import gettext
 from trytond.pool import Pool, PoolMeta
 from trytond.transaction import Transaction, without_check_access
@@ -27,6 +29,17 @@ class User(metaclass=PoolMeta):
         return settings.issuer(
             database=Transaction().database.name,
             company=company.rec_name if company else '')
+
+    @classmethod
+    def describe_totp_parameters(cls, secret):
+        """Return a list of texts, one for each parameter of the secret that
+        most authenticators do not take without being told.
+        """
+        return [
+            gettext(
+                f'authentication_totp.msg_totp_parameter_{name}',
+                value=re.sub('(?i)^sha', 'SHA-', str(value)))
+            for name, value in secret.unusual.items()]
 
     def start_totp_setup(self):
         """Return a new secret, which waits for its proof.
@@ -182,7 +195,9 @@ class User(metaclass=PoolMeta):
         pool = Pool()
         Event = pool.get('res.user.totp_event')
         cls.check_totp_management(users)
+        cls.check_not_own_totp(users)
         cls._clear_totp(users)
+        cls._clear_login_attempts(users)
         Event.record(users, 'reset')
 
     @classmethod

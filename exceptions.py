@@ -10,7 +10,19 @@ class TOTPCodeError(UserError):
     pass
 
 
+class TOTPCodeFormError(TOTPCodeError):
+    pass
+
+
 class TOTPCodeUsedError(TOTPCodeError):
+    pass
+
+
+class TOTPCodeRepeatedError(TOTPCodeUsedError):
+    pass
+
+
+class TOTPRecoveryCodeError(TOTPCodeError):
     pass
 
 

@@ -224,7 +224,7 @@ class UserTOTPGuess(ModelSQL):
         another request has changed them since they were read.
         """
         networks = failures.by_network()
-        network = _network()
+        network = cls.network()
         networks[network] = networks.get(network, 0) + 1
         new = failures._replace(
             count=failures.count + 1, consecutive=failures.consecutive + 1,
@@ -235,6 +235,12 @@ class UserTOTPGuess(ModelSQL):
         return new
 
     @classmethod
+    def network(cls):
+        "Return the network that the request comes from, as text."
+        _, network = Transaction().remote_address()
+        return str(network) if network else ''
+
+    @classmethod
     def forgive(cls, failures):
         """End the waiting after a right code, and forget the failures of the
         network that it comes from.
@@ -242,7 +248,7 @@ class UserTOTPGuess(ModelSQL):
         Raise DatabaseOperationalError as fail does.
         """
         networks = failures.by_network()
-        own = networks.pop(_network(), 0)
+        own = networks.pop(cls.network(), 0)
         if own or failures.consecutive:
             new = failures._replace(
                 count=failures.count - own, consecutive=0,
@@ -390,8 +396,3 @@ class UserTOTPGuess(ModelSQL):
         return table.select(
             table.user,
             where=table.kind.in_(_LOCKING) & cls._is_locked(table))
-
-
-def _network():
-    _, network = Transaction().remote_address()
-    return str(network) if network else ''

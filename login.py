@@ -19,8 +19,9 @@ from trytond.transaction import Transaction
 from . import totp
 from .authentications import methods, strip
 from .exceptions import (
-    TOTPCodeError, TOTPCodeUsedError, TOTPSetupError, TOTPSetupException,
-    TOTPUnreadableError, TOTPWaitError)
+    TOTPCodeError, TOTPCodeFormError, TOTPCodeRepeatedError,
+    TOTPCodeUsedError, TOTPRecoveryCodeError, TOTPSetupError,
+    TOTPSetupException, TOTPUnreadableError, TOTPWaitError)
 from .language import sane_language
 
 logger = logging.getLogger(__name__)
@@ -34,11 +35,13 @@ class _State:
     """What the methods of a request leave to those that follow
 
     passed: whether an earlier method of the chain has passed
+    user: the id of the user whom an earlier method has named
     set_up: whether the key is shown in the dialog to a user without TOTP
     unknown: whether a user was refused because of an unknown method
     accepted: what consumes the code, by the id of the user
     """
     passed: bool = False
+    user: int | None = None
     set_up: bool = False
     unknown: bool = False
     accepted: dict[int, Callable] = dataclasses.field(default_factory=dict)
@@ -49,7 +52,7 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def get_login(cls, login, parameters):
-        cls._refuse_unknown_methods()
+        cls._prepare_methods()
         state = _State()
         with sane_language():
             user_id = super().get_login(login, {**parameters, _STATE: state})
@@ -66,20 +69,22 @@ class User(metaclass=PoolMeta):
         return user_id
 
     @classmethod
-    def _refuse_unknown_methods(cls):
-        """Define a login method that refuses everybody for each name of the
-        setting authentications that is none.
+    def _prepare_methods(cls):
+        """Let each login method of the setting authentications tell whom it
+        has named, and refuse everybody where a name is none.
         """
         strip()
-        for method in methods():
-            if not hasattr(cls, f'_login_{method.name}'):
+        for name in {method.name for method in methods()}:
+            function = getattr(cls, f'_login_{name}', None)
+            if not isinstance(function, _Method):
                 setattr(
-                    cls, f'_login_{method.name}', _UnknownMethod(method.name))
+                    cls, f'_login_{name}',
+                    _Method(function) if function else _UnknownMethod(name))
 
     @classmethod
     def check_authentications(cls):
         "Log each name of the setting authentications that is unknown."
-        cls._refuse_unknown_methods()
+        cls._prepare_methods()
         for name in dict.fromkeys(method.name for method in methods()):
             unknown = getattr(cls, f'_login_{name}')
             if isinstance(unknown, _UnknownMethod):
@@ -122,7 +127,7 @@ class User(metaclass=PoolMeta):
         Counter = pool.get('res.user.totp_counter')
         state = parameters.get(_STATE) or _State()
         if state.set_up:
-            for user in cls._get_login_users(login):
+            for user in cls._get_login_users(login, parameters):
                 if not user.totp_enabled:
                     return user._set_up_totp_in_dialog(parameters)
         if 'totp_code' not in parameters:
@@ -135,7 +140,7 @@ class User(metaclass=PoolMeta):
             return
         try:
             match = Counter.verify(
-                cls._query_login(login, enrolled=True), code,
+                cls._query_login(login, parameters, enrolled=True), code,
                 known_device=bool(parameters.get('device_cookie')),
                 decoy=None if state.passed else login)
         except TOTPCodeError as error:
@@ -152,42 +157,57 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def _refuse_totp_code(cls, login, parameters, error):
-        pool = Pool()
-        LoginAttempt = pool.get('res.user.login.attempt')
         message = error.message
         passed = _STATE in parameters and parameters[_STATE].passed
         # Only a right code was used, the rest is the same for everybody
         if not passed and not isinstance(error, TOTPCodeUsedError):
             message = gettext('authentication_totp.msg_totp_code_refused')
-        if not (passed and isinstance(
+        if isinstance(error, TOTPRecoveryCodeError):
+            cls._add_login_attempt(login, parameters)
+        elif not isinstance(error, TOTPCodeRepeatedError) and not (
+                passed and isinstance(
                     error, (TOTPWaitError, TOTPUnreadableError))):
-            # get_login adds none if a method raises
-            LoginAttempt.add(login, parameters.get('device_cookie'))
+            cls._add_login_attempt()
         raise LoginException('totp_code', message, type='char') from None
+
+    @classmethod
+    def _add_login_attempt(cls, login='', parameters=None):
+        """Add a failed login to those that Tryton limits, which get_login
+        does not if a method raises.
+
+        Without the login only the limit of the network counts it. The module
+        counts wrong codes itself, and Tryton's limit of the login would also
+        refuse the recovery code that ends the waiting.
+        """
+        pool = Pool()
+        LoginAttempt = pool.get('res.user.login.attempt')
+        LoginAttempt.add(login, (parameters or {}).get('device_cookie'))
 
     def _set_up_totp_in_dialog(self, parameters):
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
-        LoginAttempt = pool.get('res.user.login.attempt')
         if 'totp_code' not in parameters:
             # A new key, for whoever asks: an attacker who knows the password
             # would otherwise see the key that the owner confirms
             secret = self.start_totp_setup()
             raise TOTPSetupException('totp_code', gettext(
                     'authentication_totp.msg_totp_setup',
-                    key=secret.text, account=self.totp_account), type='char')
+                    key=secret.text, account=self.totp_account,
+                    parameters=''.join(
+                        f', {p}' for p in self.describe_totp_parameters(
+                            secret))), type='char')
         code = parameters['totp_code']
         if totp.is_blank(code):
             return
         try:
             Counter.match(self.get_pending_totp_secret()[1], code)
-        except (TOTPCodeError, TOTPSetupError):
-            # get_login adds none if a method raises
-            LoginAttempt.add(self.login, parameters.get('device_cookie'))
+        except (TOTPCodeError, TOTPSetupError) as error:
+            self._add_login_attempt()
+            message = error.message
+            if not isinstance(error, TOTPCodeFormError):
+                message = gettext('authentication_totp.msg_totp_setup_wrong')
             raise LoginException(
-                'totp_code',
-                gettext('authentication_totp.msg_totp_setup_wrong'),
-                type='char') from None
+                'totp_code', message, type='char') from None
         self._accept_totp(
             parameters, self.id, self._finish_login_setup, code)
         return self.id
@@ -209,26 +229,45 @@ class User(metaclass=PoolMeta):
     def _check_login_options_no_totp_secret(cls, login, parameters):
         return any(
             not u.totp_enabled and not u.totp_mandatory
-            for u in cls._get_login_users(login))
+            for u in cls._get_login_users(login, parameters))
 
     @classmethod
-    def _query_login(cls, login, enrolled=False):
+    def _query_login(cls, login, parameters, enrolled=False):
         table = cls.__table__()
-        where = (table.login == login) & (table.active == Literal(True))
+        state = parameters.get(_STATE)
+        if state and state.user:
+            # A directory may accept the login in other capitals
+            where = table.id == state.user
+        else:
+            where = table.login == login
+        where &= table.active == Literal(True)
         if enrolled:
             where &= table.totp_secret != Null
         return table.select(table.id, where=where)
 
     @classmethod
-    def _get_login_users(cls, login):
+    def _get_login_users(cls, login, parameters):
         # Core's _get_login reads the password too, whose time tells whether
         # the login exists
         cursor = Transaction().connection.cursor()
-        cursor.execute(*cls._query_login(login))
+        cursor.execute(*cls._query_login(login, parameters))
         return cls.browse([id_ for id_, in cursor])
 
 
-class _UnknownMethod:
+class _Method:
+    "A login method that tells the methods after it whom it has named"
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, login, parameters):
+        user_id = self.function(login, parameters)
+        if state := parameters.get(_STATE):
+            state.user = user_id
+        return user_id
+
+
+class _UnknownMethod(_Method):
     "A login method that refuses everybody, in the place of one unknown"
 
     def __init__(self, name):

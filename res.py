@@ -3,6 +3,8 @@
 # terms.
 "What is added to users: the secrets, and the status that people see"
 
+from functools import partial
+
 from sql import Literal, Null
 from sql.conditionals import Case
 
@@ -217,6 +219,31 @@ class User(metaclass=PoolMeta):
             ModelAccess.check('res.user', 'write')
             Rule.check('res.user', [u.id for u in users], 'write')
 
+    @classmethod
+    def check_not_own_totp(cls, users):
+        """Check that the user of the transaction is not one of the users with
+        an authenticator, who proves every change by a code.
+
+        Raise TOTPAccessError if so.
+        """
+        if any(
+                user.id == Transaction().user and user._has_totp_secrets()
+                for user in users):
+            raise TOTPAccessError(
+                gettext('authentication_totp.msg_totp_own_account'))
+
+    @classmethod
+    def _clear_login_attempts(cls, users):
+        "Let Tryton's own limit of failed logins not refuse the users."
+        pool = Pool()
+        LoginAttempt = pool.get('res.user.login.attempt')
+        table = LoginAttempt.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.delete(
+                where=fields.SQL_OPERATORS['in'](
+                    table.login,
+                    [u.login[:LoginAttempt.login.size] for u in users])))
+
     @dualmethod
     @ModelView.button
     def unlock_totp(cls, users):
@@ -224,7 +251,10 @@ class User(metaclass=PoolMeta):
         Event = pool.get('res.user.totp_event')
         Guess = pool.get('res.user.totp_guess')
         cls.check_totp_management(users)
+        # A session of the user could otherwise guess for ever
+        cls.check_not_own_totp(users)
         Guess.unlock([u.id for u in users])
+        cls._clear_login_attempts(users)
         Event.record(users, 'unlocked')
 
     @classmethod
@@ -236,6 +266,18 @@ class User(metaclass=PoolMeta):
                         'authentication_totp.msg_totp_field_readonly',
                         **cls.__names__(name)))
         return values
+
+    @classmethod
+    def on_write(cls, users, values):
+        pool = Pool()
+        Device = pool.get('res.user.device')
+        on_write = super().on_write(users, values)
+        if 'login' in values:
+            # Devices belong to the text of a login, which another user may
+            # have had before or get after
+            logins = {u.login for u in users} | {values['login']}
+            on_write.append(partial(Device.clear, list(logins)))
+        return on_write
 
     @classmethod
     def copy(cls, users, default=None):

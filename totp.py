@@ -13,6 +13,8 @@ import enum
 import hashlib
 import re
 import secrets
+import string
+import unicodedata
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -28,25 +30,90 @@ PERIODS = range(15, 121)
 MIN_KEY_BITS = 128
 # How many time steps the clock of an authenticator may be wrong
 MAX_DRIFT = 10
-# A person types nothing longer
-_MAX_CODE_LENGTH = 64
+# What most authenticators take without being told
+USUAL = {'algorithm': 'sha1', 'digits': 6, 'period': 30}
+# A person types or pastes nothing longer
+_MAX_CODE_LENGTH = 256
 _MAX_NAME_LENGTH = 64
 # No two of them look alike
 _RECOVERY_CHARACTERS = '34679ACDEFGHJKMNPQRTWXY'
 _RECOVERY_GROUPS = 5
 _RECOVERY_GROUP_LENGTH = 5
-_SEPARATOR = re.compile(r'[\s\-\u2010-\u2015]')
+RECOVERY_LENGTH = _RECOVERY_GROUPS * _RECOVERY_GROUP_LENGTH
+# What a recovery code never contains
+NOT_RECOVERY_CHARACTERS = ''.join(
+    c for c in string.digits + string.ascii_uppercase
+    if c not in _RECOVERY_CHARACTERS)
+_BASE32 = set(base64.b32encode(bytes(range(256))).decode()) - {'='}
+# A wrong letter or two do not make a key of a recovery code
+_FOREIGN_IN_KEY = 3
+# The property Default_Ignorable_Code_Point of Unicode: nobody sees them
+_INVISIBLE = (
+    '\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f'
+    '\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8'
+    '\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff')
+_BLANK = re.compile(rf'[\s{_INVISIBLE}]+')
+# Those that Unicode does not count among the dashes
+_DASHES = '\u02d7\u2043\u2212'
+_FULL_WIDTH = {
+    ord(letter) + 0xfee0: letter for letter in string.ascii_letters}
+# Authenticators that decode the URI once too often, or as a whole, would cut
+# a name there. The colon separates issuer and account, even if it is escaped.
+_NAME_CHARACTERS = str.maketrans(
+    {':': ' ', '&': '\uff06', '?': '\uff1f', '#': '\uff03', '%': '\uff05'})
+
+
+def _simplify(text):
+    """Return text in ASCII where a phone or a keyboard wrote the same digits
+    and letters otherwise, without blanks and dashes.
+
+    Compatibility forms, as of Unicode's NFKC, are not the same: somebody who
+    types a superscript does not mean a digit.
+    """
+    return ''.join(
+        map(_simplify_character, _BLANK.sub('', text))).translate(_FULL_WIDTH)
+
+
+def _simplify_character(character):
+    if unicodedata.category(character) == 'Pd' or character in _DASHES:
+        return ''
+    return str(unicodedata.decimal(character, character))
 
 
 def _clean(code):
-    "Return code without spaces and dashes, None if nobody can have typed it."
+    "Return code simplified, None if nobody can have typed it."
     if isinstance(code, str) and len(code) <= _MAX_CODE_LENGTH:
-        return _SEPARATOR.sub('', code)
+        return _simplify(code)
 
 
 def is_blank(code):
     "Return whether code, of any type, is what a person leaves empty."
-    return code is None or _clean(code) == ''
+    return code is None or (
+        isinstance(code, str) and len(code) <= _MAX_CODE_LENGTH
+        and not _BLANK.sub('', code))
+
+
+def count_digits(code):
+    """Return how many digits code, of any type, has.
+
+    Return None if it does not consist of digits.
+    """
+    code = _clean(code) or ''
+    if code.isascii() and code.isdigit():
+        return len(code)
+
+
+def is_key(code):
+    """Return whether code, of any type, is not a code but the key that an
+    authenticator makes codes with: in base32, or in an otpauth URI.
+    """
+    if not isinstance(code, str):
+        return False
+    code = _simplify(code[:_MAX_CODE_LENGTH]).upper()
+    return code.startswith('OTPAUTH:') or (
+        len(code) * 5 >= MIN_KEY_BITS and set(code) <= _BASE32
+        and sum(c not in _RECOVERY_CHARACTERS for c in code)
+        >= _FOREIGN_IN_KEY)
 
 
 def new_recovery_code():
@@ -66,19 +133,20 @@ def hash_recovery_code(code):
     """Return the hash of the recovery code, which is what to store.
 
     code: what a client sent, of any type
-    Return None if code does not have the form of a recovery code.
+    Return None if code does not look like a recovery code. One that was
+    mistyped still does: it has letters, and is long enough.
     """
     code = (_clean(code) or '').upper()
-    if (len(code) == _RECOVERY_GROUPS * _RECOVERY_GROUP_LENGTH
-            and set(code) <= set(_RECOVERY_CHARACTERS)):
-        return hashlib.sha256(code.encode()).hexdigest()
+    characters = [c.isalpha() for c in code if c.isalnum()]
+    if (any(characters) and len(characters) > RECOVERY_LENGTH // 2
+            and not is_key(code)):
+        code = code.encode(errors='surrogatepass')
+        return hashlib.sha256(code).hexdigest()
 
 
 def display_name(text):
     "Return text as the name of an issuer or an account in an authenticator."
-    # The colon separates issuer and account in the label of the URI, and an
-    # authenticator splits there even if it is escaped
-    text = ' '.join(text.replace(':', ' ').split())
+    text = ' '.join(text.translate(_NAME_CHARACTERS).split())
     return text[:_MAX_NAME_LENGTH].rstrip()
 
 
@@ -111,11 +179,13 @@ class Secret:
     def from_key(cls, key, algorithm, digits, period):
         """Return a secret with the key.
 
-        key: base32, with or without spaces, dashes and padding
+        key: base32 as a person types it, with or without padding
         Raise ValueError if key is not base32 of at least 128 bits (RFC 4226
         section 4, requirement 6).
         """
-        key = _SEPARATOR.sub('', key).rstrip('=')
+        if not isinstance(key, str):
+            raise ValueError("the key must be a text")
+        key = _simplify(key).rstrip('=')
         try:
             key = base64.b32decode(key + '=' * (-len(key) % 8), casefold=True)
         except ValueError:
@@ -191,13 +261,19 @@ class Secret:
         drift: how many steps the authenticator is ahead
         Return None if code is wrong or malformed.
         """
-        code = _clean(code)
-        if not (code and code.isascii() and code.isdigit()):
+        if not count_digits(code):
             return None
         with contextlib.suppress(TokenError):
             return self._totp.match(
-                code, time + drift * self.period,
+                _clean(code), time + drift * self.period,
                 window=tolerance * self.period).counter
+
+    @property
+    def unusual(self):
+        "A dictionary of the parameters that are not the USUAL ones"
+        return {
+            name: getattr(self, name) for name, value in USUAL.items()
+            if getattr(self, name) != value}
 
     def counter(self, time):
         "Return the counter of the time step at time, in seconds."
@@ -209,6 +285,8 @@ class Verdict(enum.Enum):
     RIGHT = enum.auto()
     WRONG = enum.auto()
     USED = enum.auto()
+    # The code used last, which the authenticator still shows
+    REPEATED = enum.auto()
 
 
 class State(NamedTuple):
@@ -232,9 +310,9 @@ def verify(secrets, code, time, tolerance):
     time: in seconds since the epoch
     tolerance: how many steps around the drift are accepted at once; a code
         up to MAX_DRIFT steps beyond is accepted after the next one
-    Return a Verdict, the index of the secret that made a right code or None,
-    and the new State of each of the secrets. A code at or before the last
-    counter accepted is USED (RFC 6238 section 5.2).
+    Return a Verdict, the index of the secret that made a RIGHT or REPEATED
+    code or None, and the new State of each of the secrets. A code at or before
+    the last counter accepted is USED or REPEATED (RFC 6238 section 5.2).
     """
     counters = [
         secret.match(code, time, tolerance, drift=state.drift)
@@ -244,7 +322,7 @@ def verify(secrets, code, time, tolerance):
             secret.match(code, time, tolerance + MAX_DRIFT)
             for secret, _ in secrets]
     states = []
-    used = False
+    refusal = Verdict.WRONG, None
     for index, ((secret, state), counter) in enumerate(
             zip(secrets, counters, strict=True)):
         verdict, new = _judge(
@@ -253,18 +331,23 @@ def verify(secrets, code, time, tolerance):
             states = [state for _, state in secrets]
             states[index] = new
             return verdict, index, states
-        used |= verdict is Verdict.USED
+        if verdict is Verdict.REPEATED:
+            refusal = verdict, index
+        elif verdict is Verdict.USED and refusal[1] is None:
+            refusal = verdict, None
         states.append(new)
-    return Verdict.USED if used else Verdict.WRONG, None, states
+    return *refusal, states
 
 
 def _judge(state, counter, now, tolerance):
     rejected = state._replace(resync=None)
     if counter is None:
         return Verdict.WRONG, rejected
-    if counter <= state.counter:
-        return Verdict.USED, rejected
     drift = counter - now
+    if counter <= state.counter:
+        shown = (counter == state.counter
+            and abs(drift - state.drift) <= tolerance)
+        return Verdict.REPEATED if shown else Verdict.USED, rejected
     if abs(drift - state.drift) <= tolerance:
         # One step a login, so that nobody walks it away
         drift = max(min(drift, state.drift + 1), state.drift - 1)

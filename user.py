@@ -2,6 +2,8 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
+import logging
+
 from trytond.i18n import gettext
 from trytond.model import ModelView, fields
 from trytond.pool import Pool
@@ -15,9 +17,12 @@ from trytond.wizard import Button, StateTransition, StateView, Wizard
 from . import settings
 
 try:
+    from qrcode.exceptions import DataOverflowError
     from trytond.tools.qrcode import generate_png
 except ImportError:
     generate_png = None
+
+logger = logging.getLogger(__name__)
 
 
 class SetupTOTPStart(ModelView):
@@ -38,8 +43,14 @@ class SetupTOTPStart(ModelView):
         help="Scan it with the authenticator on your phone.")
     secret = fields.Char(
         "Key", readonly=True,
-        help="Type it into the authenticator if you can not scan the QR code. "
-        "Spaces do not matter.")
+        help="Type it into the authenticator if you cannot scan the QR code. "
+        "If it is refused, leave the spaces out.")
+    parameters = fields.Char(
+        "Settings", readonly=True,
+        states={
+            'invisible': ~Eval('parameters'),
+            },
+        help="Choose them in the authenticator if you type the key.")
     secret_uri = fields.Char(
         "URI", readonly=True,
         help="What the QR code says. Paste it into an authenticator that "
@@ -149,14 +160,24 @@ class SetupTOTP(RecoveryCodesMixin, Wizard):
             'account': user.totp_account,
             'issuer': user.totp_issuer,
             'secret': secret.text,
+            'parameters': ', '.join(user.describe_totp_parameters(secret)),
             'secret_uri': uri,
-            # A screen damages nothing, so the lowest correction, which makes
-            # the largest modules
-            'secret_qr_code': (
-                generate_png(uri, error_correction='L').getvalue()
-                if generate_png else None),
+            'secret_qr_code': self._get_qr_code(uri),
             'replaces': user.totp_enabled,
             }
+
+    def _get_qr_code(self, uri):
+        if not generate_png:
+            return None
+        try:
+            # A screen damages nothing, so the lowest correction, which makes
+            # the largest modules
+            return generate_png(uri, error_correction='L').getvalue()
+        except (DataOverflowError, ValueError):
+            logger.error(
+                "the QR code of user %s is too small for the URI; "
+                "choose shorter names, a shorter image or a shorter key",
+                Transaction().user)
 
     def transition_confirm(self):
         pool = Pool()

@@ -93,7 +93,7 @@ class SessionsTestCase(TOTPTestCase):
         with self.assertRaises(Refused) as context:
             RPC().login(self.login, password=PASSWORD)
         message = context.exception.args[1][1]
-        key = message.partition(': ')[2].partition(' (')[0]
+        key = message.rpartition(': ')[2].partition('. ')[0]
         rpc = RPC()
         rpc.login(
             self.login, password=PASSWORD,

@@ -104,7 +104,7 @@ class SettingsTestCase(unittest.TestCase):
                 ('{database}', 'demo'),
                 ('{company} ({database})', 'ACME (demo)'),
                 ('ERP {{x}}', 'ERP {x}'),
-                ('Müller & Söhne: ERP', 'Müller & Söhne ERP'),
+                ('Müller & Söhne: ERP', 'Müller \uff06 Söhne ERP'),
                 ('', ''),
                 ]:
             with self.subTest(value=value):

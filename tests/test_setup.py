@@ -17,8 +17,8 @@ from trytond.modules.authentication_totp.exceptions import (
 from trytond.pool import Pool
 
 from .tools import (
-    ISSUER, KEY, OTHER_KEY, PASSWORD, RPC, USED, WAIT, WRONG, Refused,
-    TOTPTestCase, right_code, seal_set, secret_from)
+    ISSUER, KEY, OTHER_KEY, PASSWORD, RPC, USED, WAIT, WRONG,
+    WRONG_DIGITS, WRONG_NEW, Refused, TOTPTestCase, right_code, seal_set, secret_from)
 
 EXPIRED = (
     "The new key is no longer valid. "
@@ -135,8 +135,9 @@ class SetupTestCase(TOTPTestCase):
         session_id, shown = rpc.start_setup()
         for code in ['', None, '000000x', right_code(OTHER_KEY, self.now), 5]:
             with self.subTest(code=code):
+                message = WRONG_DIGITS % 6 if code == 5 else WRONG_NEW
                 self.assertRefused(
-                    WRONG, rpc.confirm_setup, session_id, shown, code=code)
+                    message, rpc.confirm_setup, session_id, shown, code=code)
         self.assertIsNone(self.stored_secret(user_id))
         self.assertEqual(
             rpc.confirm_setup(
@@ -163,7 +164,7 @@ class SetupTestCase(TOTPTestCase):
         self.now += 30
         code = right_code(shown['secret'], self.now)
         self.assertRefused(
-            WRONG, rpc.confirm_setup, session_id, shown,
+            WRONG_NEW, rpc.confirm_setup, session_id, shown,
             code='000000', current_code=self.code())
         # Neither was used up, and the old one is still in force
         self.assertEqual(
@@ -267,7 +268,7 @@ class SetupTestCase(TOTPTestCase):
         _, again = rpc.start_setup()
         self.assertNotEqual(shown['secret'], again['secret'])
         self.assertRefused(
-            WRONG, rpc.confirm_setup, session_id, shown,
+            WRONG_NEW, rpc.confirm_setup, session_id, shown,
             code=right_code(shown['secret'], self.now))
 
     def test_chosen_by_client(self):
@@ -281,7 +282,7 @@ class SetupTestCase(TOTPTestCase):
             'account': 'x', 'issuer': 'x', 'replaces': False,
             'code': self.code()}
         self.assertRefused(
-            WRONG, rpc.confirm_setup, session_id, shown, **chosen)
+            WRONG_NEW, rpc.confirm_setup, session_id, shown, **chosen)
         chosen['code'] = right_code(shown['secret'], self.now)
         rpc.confirm_setup(session_id, shown, **chosen)
         self.assertStaysOut(login, self.code(1))

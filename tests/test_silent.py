@@ -95,7 +95,7 @@ class SilentTestCase(TOTPTestCase):
                 {'start': {**shown, 'code': code, 'current_code': '97531'}},
                 'confirm', {})
         self.set_config('session', 'authentications', 'password+totp')
-        for steps in [1, 1, 98]:
+        for steps in [1, -1, 98]:
             try:
                 security.login(DB_NAME, login, {
                         'password': PASSWORD,

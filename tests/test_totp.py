@@ -190,7 +190,7 @@ class SecretTestCase(unittest.TestCase):
                 ('DOMAIN/john', 'DOMAIN/john'),
                 ('John Doe', 'John Doe'),
                 ('Zoë Åström 王', 'Zoë Åström 王'),
-                ('a&b=c?d#e%20+', 'a&b=c?d#e%20+'),
+                ('a&b=c?d#e%20+', 'a\uff06b=c\uff1fd\uff03e\uff0520+'),
                 ('company:john', 'company john'),
                 ('a: b', 'a b'),
                 (':', '?'),
@@ -199,7 +199,7 @@ class SecretTestCase(unittest.TestCase):
                 ]:
             for service, issuer in [
                     ('Tryton', 'Tryton'),
-                    ('Müller & Söhne: ERP', 'Müller & Söhne ERP'),
+                    ('Müller & Söhne: ERP', 'Müller \uff06 Söhne ERP'),
                     ('', None),
                     ]:
                 with self.subTest(login=login, service=service):

@@ -62,6 +62,21 @@ LOCKED = (
     "Enter a recovery code or ask an administrator to unlock TOTP.")
 UNREADABLE = (
     "Codes cannot be checked at the moment. Tell your administrator.")
+WRONG_NEW = (
+    "The code is wrong. Enter the code that your authenticator shows now for "
+    "the new entry. If you scanned more than one QR code, use the newest "
+    "entry and delete the others.")
+WRONG_DIGITS = (
+    "The code is wrong. "
+    "Enter all %s digits that your authenticator shows now.")
+IS_KEY = (
+    "This is a key, not a code. "
+    "Enter the %s digits that your authenticator shows now.")
+WRONG_RECOVERY = (
+    "The recovery code is wrong or was already used. "
+    "A recovery code has 25 letters and digits and never contains "
+    "0, 1, 2, 5, 8, B, I, L, O, S, U, V, Z. Enter one recovery code, "
+    "or the code that your authenticator shows now.")
 USED = "The code was already used. Wait for the next one and enter it."
 
 
@@ -488,6 +503,10 @@ class TOTPTestCase(TestCase):
     def attempts(self, login):
         with self.transaction():
             return Pool().get('res.user.login.attempt').count(login)
+
+    def network_attempts(self):
+        "How many failed logins count for the network only"
+        return self.attempts('')
 
     def forget_attempts(self):
         with self.transaction() as transaction:
