@@ -10,25 +10,12 @@ from trytond.modules.authentication_totp import totp
 from trytond.pool import Pool
 
 from . import test_silent
+from .test_login_setup import KEY_SHOWN
 from .tools import (
-    KEY, LOCKED, OTHER_KEY, PASSWORD, REFUSED, RPC, WAIT, WRONG, Refused,
-    TOTPTestCase, right_code, secret_from)
+    IS_KEY, KEY, LOCKED, OTHER_KEY, PASSWORD, REFUSED, RPC, WAIT, WRONG,
+    WRONG_DIGITS, WRONG_NEW, WRONG_RECOVERY, Refused, TOTPTestCase,
+    right_code, secret_from)
 
-WRONG_RECOVERY = (
-    "The recovery code is wrong or was already used. A recovery code has 25 "
-    "letters and digits and never contains "
-    "0, 1, 2, 5, 8, B, I, L, O, S, U, V, Z. "
-    "Enter one recovery code, or the code that your authenticator shows now.")
-A_KEY = (
-    "This is a key, not a code. "
-    "Enter the %s digits that your authenticator shows now.")
-DIGITS = (
-    "The code is wrong. "
-    "Enter all %s digits that your authenticator shows now.")
-WRONG_NEW = (
-    "The code is wrong. Enter the code that your authenticator shows now for "
-    "the new entry. If you scanned more than one QR code, use the newest "
-    "entry and delete the others.")
 WRONG_NEW_IN_DIALOG = (
     "The code is wrong. Enter the code that your authenticator shows now for "
     "the new entry. If you have added more than one entry, use the newest and "
@@ -219,7 +206,7 @@ class HintsTestCase(TOTPTestCase):
         login, user_id, _ = self.enrol()
         for count, text in enumerate(KEYS, 1):
             with self.subTest(text=text[:60]):
-                self.assertEqual(self.answer(login, text), A_KEY % '6')
+                self.assertEqual(self.answer(login, text), IS_KEY % '6')
                 self.assertEqual(self.counts(user_id), (count, 0))
             self.now += 3600
         self.assertEqual(self.answer(login, self.code()), user_id)
@@ -229,11 +216,11 @@ class HintsTestCase(TOTPTestCase):
         self.set_totp('max_failures', '4')
         login, user_id, _ = self.enrol()
         for _ in range(3):
-            self.assertEqual(self.answer(login, KEY), A_KEY % '6')
+            self.assertEqual(self.answer(login, KEY), IS_KEY % '6')
         for text in KEYS:
             self.assertEqual(self.answer(login, text), WAIT % '00:00:30')
         self.now += 30
-        self.assertEqual(self.answer(login, URI), A_KEY % '6')
+        self.assertEqual(self.answer(login, URI), IS_KEY % '6')
         self.now += 3600
         for text in KEYS:
             self.assertEqual(self.answer(login, text), LOCKED)
@@ -242,12 +229,12 @@ class HintsTestCase(TOTPTestCase):
         "Test that the words say the digits of the user's authenticators"
         login, user_id, _ = self.enrol()
         self.set_other_key(user_id, 8)
-        self.assertEqual(self.answer(login, KEY), A_KEY % '6 or 8')
+        self.assertEqual(self.answer(login, KEY), IS_KEY % '6 or 8')
         self.set_totp('digits', '8')
         login, user_id = self.user(OTHER_KEY)
         # Those of the authenticator, not of the setting
         self.set_totp('digits', '6')
-        self.assertEqual(self.answer(login, URI), A_KEY % '8')
+        self.assertEqual(self.answer(login, URI), IS_KEY % '8')
 
     def test_key_in_wizards(self):
         "Test that the wizards tell the same"
@@ -258,14 +245,14 @@ class HintsTestCase(TOTPTestCase):
                 ('remove_totp', 'remove')]:
             self.assertEqual(
                 self.told(self.confirm, rpc, wizard, button, KEY),
-                A_KEY % '6')
+                IS_KEY % '6')
         session_id, shown = rpc.start_setup()
         self.assertEqual(
             self.told(
                 rpc.confirm_setup, session_id, shown,
                 code=right_code(shown['secret'], self.now),
                 current_code=shown['secret_uri']),
-            A_KEY % '6')
+            IS_KEY % '6')
         self.assertEqual(self.counts(user_id), (3, 0))
 
     def test_key_not_told(self):
@@ -290,7 +277,7 @@ class HintsTestCase(TOTPTestCase):
             for count, code in enumerate(wrong, 1):
                 with self.subTest(digits=digits, code=code):
                     self.assertEqual(
-                        self.answer(login, code), DIGITS % digits)
+                        self.answer(login, code), WRONG_DIGITS % digits)
                     self.assertEqual(self.counts(user_id), (count, 0))
                 self.now += 3600
 
@@ -308,7 +295,8 @@ class HintsTestCase(TOTPTestCase):
         self.set_other_key(user_id, 8)
         for code, answer in [
                 ('000000', WRONG), ('00000000', WRONG),
-                ('0000000', DIGITS % '6 or 8'), ('00000', DIGITS % '6 or 8')]:
+                ('0000000', WRONG_DIGITS % '6 or 8'),
+                ('00000', WRONG_DIGITS % '6 or 8')]:
             with self.subTest(code=code):
                 self.assertEqual(self.answer(login, code), answer)
             self.now += 3600
@@ -330,7 +318,7 @@ class HintsTestCase(TOTPTestCase):
                 ('remove_totp', 'remove')]:
             self.assertEqual(
                 self.told(self.confirm, rpc, wizard, button, '12345678'),
-                DIGITS % '6')
+                WRONG_DIGITS % '6')
         self.assertEqual(self.counts(user_id), (2, 0))
 
     def test_without_totp(self):
@@ -339,7 +327,7 @@ class HintsTestCase(TOTPTestCase):
         for code in ['12345678', KEY, '000000']:
             with self.subTest(code=code):
                 self.assertIn(
-                    self.answer(login, code), [WRONG, A_KEY % '6'])
+                    self.answer(login, code), [WRONG, IS_KEY % '6'])
 
     # The set-up
 
@@ -352,9 +340,9 @@ class HintsTestCase(TOTPTestCase):
         for code, answer in [
                 (right_code(thrown_away['secret'], self.now), WRONG_NEW),
                 ('x', WRONG_NEW),
-                ('12345678', DIGITS % '6'),
-                (shown['secret'], A_KEY % '6'),
-                (shown['secret_uri'], A_KEY % '6')]:
+                ('12345678', WRONG_DIGITS % '6'),
+                (shown['secret'], IS_KEY % '6'),
+                (shown['secret_uri'], IS_KEY % '6')]:
             with self.subTest(code=code):
                 self.assertEqual(
                     self.told(
@@ -377,7 +365,7 @@ class HintsTestCase(TOTPTestCase):
                 self.told(
                     rpc.confirm_setup, session_id, shown, code=code,
                     current_code=self.code()),
-                DIGITS % '8')
+                WRONG_DIGITS % '8')
 
     def test_set_up_in_dialog(self):
         "Test the same in the login dialog"
@@ -386,15 +374,14 @@ class HintsTestCase(TOTPTestCase):
         login, user_id = self.user()
         keys = []
         for _ in range(2):
-            message = self.answer(login)
-            keys.append(message.partition(': ')[2].partition(' (')[0])
+            keys += KEY_SHOWN.findall(self.answer(login))
         thrown_away, key = keys
         for code, answer in [
                 (right_code(thrown_away, self.now), WRONG_NEW_IN_DIALOG),
                 ('x', WRONG_NEW_IN_DIALOG),
-                ('12345678', DIGITS % '6'),
-                (key, A_KEY % '6'),
-                (URI, A_KEY % '6')]:
+                ('12345678', WRONG_DIGITS % '6'),
+                (key, IS_KEY % '6'),
+                (URI, IS_KEY % '6')]:
             with self.subTest(code=code):
                 self.assertEqual(self.answer(login, code), answer)
         self.assertEqual(
@@ -456,21 +443,22 @@ class HintsBeforeFirstFactorTestCase(TOTPTestCase):
         return login
 
     def logins(self):
-        self.set_config('session', 'authentications', 'totp')
         without, _ = self.user()
         return {
             'unknown': f'{without} not',
             'without TOTP': without,
-            'with 8 digits': self.with_8_digits(),
-            'with 6 and 8 digits': self.with_both(),
+            'with TOTP': self.user(KEY)[0],
             'with recovery codes': self.with_recovery_codes(),
             }
 
     def test_words(self):
         "Test that everybody is told the same of each text"
-        self.now += 300
         for authentications in ['totp,password', 'totp+password']:
-            logins = self.logins()
+            logins = {
+                **self.logins(),
+                'with 8 digits': self.with_8_digits(),
+                'with 6 and 8 digits': self.with_both(),
+                }
             self.now += 300
             self.set_config('session', 'authentications', authentications)
             for text in self.texts:

@@ -3,8 +3,10 @@
 # terms.
 
 import io
+import unittest
 from contextlib import redirect_stderr, redirect_stdout
 
+from trytond import backend
 from trytond.modules.authentication_totp import command
 from trytond.pool import Pool
 from trytond.tests.test_tryton import DB_NAME
@@ -83,6 +85,8 @@ class LookupTestCase(TOTPTestCase):
         self.named('look.carol', active=False)
         self.assertUnknown('Look.Carol', 'look.carol')
 
+    @unittest.skipIf(
+        backend.name == 'sqlite', "SQLite ignores the case of ASCII only")
     def test_letters(self):
         "Test a login with other letters than those of English"
         self.named('look.\xe4nne')

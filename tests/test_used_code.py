@@ -8,6 +8,7 @@ from trytond.pool import Pool
 
 from . import tools
 from .mail import MailTestCase
+from .test_login_setup import KEY_SHOWN
 from .tools import KEY, PASSWORD, RPC, USED, WAIT, WRONG, Refused, right_code
 
 HOME, ELSEWHERE = tools.ADDRESS, '203.0.113.7'
@@ -177,8 +178,7 @@ class UsedCodeTestCase(MailTestCase):
         login, user_id = self.enrol(None)
         with self.assertRaises(Refused) as context:
             RPC().login(login, password=PASSWORD)
-        message = context.exception.args[1][1]
-        key = message.partition(': ')[2].partition(' (')[0]
+        key, = KEY_SHOWN.findall(context.exception.args[1][1])
         code = right_code(key, self.now)
         self.assertEqual(self.answer(login, code), user_id)
         self.received()
