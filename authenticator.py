@@ -162,14 +162,15 @@ class UserTOTPCounter(ModelSQL):
         else:
             match, refused = cls._match_code(stored, code, silent)
         if refused:
+            wait = None
             if recovery_hash:
                 Guess.fail_recovery(stored.failures, silent)
             elif stored and refused.counted:
-                cls._count_failure(stored, refused, silent)
+                wait = cls._count_failure(stored, refused, silent)
             else:
                 # Takes as long as counting one
                 Guess.fail(Guess.failures_of((_NOBODY, kind, 0, 0, '{}')))
-            raise refused.get_error()
+            raise refused.get_error(wait)
         return match
 
     @classmethod
@@ -283,6 +284,7 @@ class UserTOTPCounter(ModelSQL):
 
     @classmethod
     def _count_failure(cls, stored, refused, silent):
+        "Count it and return the text that tells to wait, or None."
         pool = Pool()
         Event = pool.get('res.user.totp_event')
         Guess = pool.get('res.user.totp_guess')
@@ -290,7 +292,9 @@ class UserTOTPCounter(ModelSQL):
         failures = Guess.fail(stored.failures)
         if refused is refusal.USED:
             Event.record([User(failures.user)], 'replayed')
-        Guess.record(failures, len(stored.states), silent)
+        authenticators = len(stored.states)
+        Guess.record(failures, authenticators, silent)
+        return Guess.explain_wait(failures, authenticators)
 
     @classmethod
     def _put_resync(cls, stored, states):

@@ -130,14 +130,14 @@ class User(metaclass=PoolMeta):
             for user in cls._get_login_users(login, parameters):
                 if not user.totp_enabled:
                     return user._set_up_totp_in_dialog(parameters)
-        if 'totp_code' not in parameters:
+        code = parameters.get('totp_code')
+        if totp.is_blank(code):
+            if 'totp_code' in parameters and cls._has_alternative():
+                return
             raise LoginException(
                 'totp_code',
                 gettext('authentication_totp.msg_totp_code', login=login),
                 type='char')
-        code = parameters['totp_code']
-        if totp.is_blank(code):
-            return
         try:
             match = Counter.verify(
                 cls._query_login(login, parameters, enrolled=True), code,
@@ -147,6 +147,11 @@ class User(metaclass=PoolMeta):
             cls._refuse_totp_code(login, parameters, error)
         cls._accept_totp(parameters, match.user, Counter.consume, match)
         return match.user
+
+    @classmethod
+    def _has_alternative(cls):
+        "Return whether a blank code moves on to another chain of methods."
+        return len({method.chain for method in methods()}) > 1
 
     @classmethod
     def _accept_totp(cls, parameters, user_id, function, *args):
@@ -186,7 +191,10 @@ class User(metaclass=PoolMeta):
     def _set_up_totp_in_dialog(self, parameters):
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
-        if 'totp_code' not in parameters:
+        code = parameters.get('totp_code')
+        if totp.is_blank(code):
+            if 'totp_code' in parameters and self._has_alternative():
+                return
             # A new key, for whoever asks: an attacker who knows the password
             # would otherwise see the key that the owner confirms
             secret = self.start_totp_setup()
@@ -196,9 +204,6 @@ class User(metaclass=PoolMeta):
                     parameters=''.join(
                         f', {p}' for p in self.describe_totp_parameters(
                             secret))), type='char')
-        code = parameters['totp_code']
-        if totp.is_blank(code):
-            return
         try:
             Counter.match(self.get_pending_totp_secret()[1], code)
         except (TOTPCodeError, TOTPSetupError) as error:

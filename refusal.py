@@ -26,8 +26,13 @@ class Refusal(NamedTuple):
     digits: tuple = ()
     counted: bool = True
 
-    def get_error(self):
-        "Return the error to raise."
+    def get_error(self, wait=None):
+        """Return the error to raise.
+
+        wait: the text that tells the user to wait, if the failure made wait
+        """
+        if wait:
+            return self.error(wait)
         digits = ', '.join(map(str, self.digits))
         if len(self.digits) == 2:
             first, second = self.digits

@@ -49,17 +49,13 @@ ADDRESS = '192.0.2.7'
 ISSUER = f"Tryton {DB_NAME.strip(':')}"
 WRONG = "The code is wrong. Enter the code that your authenticator shows now."
 REFUSED = (
-    "The code is wrong, or there were too many wrong codes before. "
+    "The code is wrong, or there were too many wrong codes. "
     "Enter the code that your authenticator shows now. "
-    "If it is refused too, wait up to an hour; "
-    "a recovery code or an administrator helps at once.")
-WAIT = (
-    "There were too many wrong codes. "
-    "Codes work again in %s (hours:minutes:seconds). "
-    "A recovery code or an administrator helps at once.")
+    "If it is refused too, wait up to an hour, or use a recovery code.")
+WAIT = "Too many wrong codes. Try again in %s, or use a recovery code."
 LOCKED = (
-    "There were too many wrong codes. Codes do not work any more. "
-    "Enter a recovery code or ask an administrator to unlock TOTP.")
+    "Too many wrong codes. Codes no longer work. "
+    "Use a recovery code, or ask an administrator to unlock TOTP.")
 UNREADABLE = (
     "Codes cannot be checked at the moment. Tell your administrator.")
 WRONG_NEW = (
