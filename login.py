@@ -92,6 +92,42 @@ class User(metaclass=PoolMeta):
         for method in methods():
             for option in method.options:
                 cls._is_login_option(option)
+        cls._check_chains()
+
+    @classmethod
+    def _check_chains(cls):
+        "Log what lets users log in without the code that others are asked."
+        chains = {}
+        for method in methods():
+            chains.setdefault(method.chain, set()).add(method.name)
+        with_totp = {c: n for c, n in chains.items() if 'totp' in n}
+        without = {
+            chain: names for chain, names in chains.items()
+            if chain not in with_totp and not any(
+                isinstance(getattr(cls, f'_login_{name}'), _UnknownMethod)
+                for name in names)}
+        if without and not with_totp and cls._is_totp_in_use():
+            logger.error(
+                "[session] authentications: %s names no totp, so no user of "
+                "the database %s is asked for a code",
+                ' or '.join(map(repr, without)), Transaction().database.name)
+        for chain, names in without.items():
+            for other, others in with_totp.items():
+                if names < others:
+                    logger.error(
+                        "[session] authentications: %r lets users log in "
+                        "without the code that %r asks for", chain, other)
+
+    @classmethod
+    def _is_totp_in_use(cls):
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.select(
+                table.id,
+                where=(table.totp_secret != Null)
+                | cls._is_totp_mandatory(table),
+                limit=1))
+        return bool(cursor.fetchone())
 
     @classmethod
     def _is_login_option(cls, option):

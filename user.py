@@ -17,7 +17,6 @@ from trytond.wizard import Button, StateTransition, StateView, Wizard
 from . import settings
 
 try:
-    from qrcode.exceptions import DataOverflowError
     from trytond.tools.qrcode import generate_png
 except ImportError:
     generate_png = None
@@ -173,11 +172,12 @@ class SetupTOTP(RecoveryCodesMixin, Wizard):
             # A screen damages nothing, so the lowest correction, which makes
             # the largest modules
             return generate_png(uri, error_correction='L').getvalue()
-        except (DataOverflowError, ValueError):
+        except Exception as error:
+            # Key and URI are shown all the same. The text of the error may
+            # hold them.
             logger.error(
-                "the QR code of user %s is too small for the URI; "
-                "choose shorter names, a shorter image or a shorter key",
-                Transaction().user)
+                "no QR code for user %s, perhaps because the URI is too long: "
+                "%s", Transaction().user, type(error).__name__)
 
     def transition_confirm(self):
         pool = Pool()

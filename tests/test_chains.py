@@ -218,6 +218,43 @@ class ChainsTestCase(TOTPTestCase):
             Pool(DB_NAME).init()
         self.assertLine(logs, 'topt')
 
+    def test_no_totp(self):
+        "Test that the server says so if nobody is asked for a code"
+        _, user_id = self.user()
+        for value in ['password', 'password,password+sms']:
+            self.chains(value)
+            with self.subTest(value=value):
+                with self.transaction() as transaction:
+                    User = Pool().get('res.user')
+                    with self.assertLogs(LOGGER, 'ERROR') as logs:
+                        User.write([User(user_id)], {'totp_required': True})
+                        User.check_authentications()
+                    transaction.rollback()
+                self.assertLine(logs, 'password')
+                self.assertIn('names no totp', logs.output[0])
+        with self.transaction():
+            User = Pool().get('res.user')
+            with patch.object(
+                    User, '_is_totp_in_use', return_value=False), \
+                    self.assertNoLogs(LOGGER, 'ERROR'):
+                User.check_authentications()
+
+    def test_without_code(self):
+        "Test that the server names a chain that makes another one useless"
+        for value in ['password+totp,password', 'password,password+totp']:
+            with self.subTest(value=value):
+                self.chains(value)
+                with self.assertLogs(LOGGER, 'ERROR') as logs:
+                    self.load()
+                self.assertIn(
+                    "'password' lets users log in without the code that "
+                    "'password+totp' asks for", logs.output[0])
+        for value in ['totp,password', 'password+totp,password+sms']:
+            with self.subTest(value=value):
+                self.chains(value)
+                with self.assertNoLogs(LOGGER, 'ERROR'):
+                    self.load()
+
     def test_following_chain(self):
         "Test that a valid chain works after one with an unknown name"
         login, user_id = self.user(KEY)
@@ -333,7 +370,8 @@ class ChainsTestCase(TOTPTestCase):
                 self.chains(value)
                 sms_code = self.sms_code(user_id)
                 with self.assertNoLogs(LOGGER, 'ERROR'):
-                    self.load()
+                    if value in WITH_TOTP:
+                        self.load()
                     self.assertEqual(
                         self.answer(
                             login, password=PASSWORD, totp_code=self.code(),
