@@ -288,6 +288,14 @@ class CoreLimitTestCase(TOTPTestCase):
             self.attack(guess)
         self.assertLessEqual(len(real), 6)
 
+    def test_guesses_set_up(self):
+        "Test the code of the new key that its owner has not yet entered"
+        self.set_config(
+            'session', 'authentications', 'password+totp?setup_totp')
+        login, user_id = self.user()
+        self.answer(login)
+        self.assertLessEqual(self.evaluated(self.guesser(login, 1)), 6)
+
     def test_password(self):
         "Test that wrong passwords are limited as before"
         login, user_id, _ = self.enrol()

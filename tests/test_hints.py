@@ -480,6 +480,21 @@ class HintsBeforeFirstFactorTestCase(TOTPTestCase):
             {'totp_code': '12345678'}, {'totp_code': '1234567'},
             {'totp_code': '123456'}, {'totp_code': '123456789'})
 
+    def test_work_digits_of_setting(self):
+        "Test the same where all authenticators make codes of eight digits"
+        self.set_totp('digits', '8')
+        self.assertSameWork({'totp_code': '12345678'}, {'totp_code': '123456'})
+
+    def test_work_digits_of_users(self):
+        "Test users who set TOTP up while the setting was another one"
+        self.assertSameWork(
+            {'totp_code': '12345678'}, {'totp_code': '123456'},
+            logins=lambda: {
+                'unknown': 'nobody',
+                'with 8 digits': self.with_8_digits(),
+                'with 6 and 8 digits': self.with_both(),
+                })
+
     def test_work_scripts(self):
         "Test that digits of another script cost the same for everybody"
         self.assertSameWork(

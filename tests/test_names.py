@@ -124,6 +124,15 @@ class NamesTestCase(unittest.TestCase):
         shown = totp.display_name(name)
         self.assertEqual(totp.display_name(shown), shown)
 
+    def test_no_account(self):
+        "Test an account of which nothing is left"
+        for reader in READERS:
+            label, query = reader(secret_from(KEY).uri('', 'Tryton'))
+            issuer, _, account = label.partition(':')
+            self.assertEqual(issuer, 'Tryton')
+            self.assertTrue(account)
+            self.assertEqual(query, {'secret': KEY, 'issuer': 'Tryton'})
+
 
 class NamesInWizardTestCase(TOTPTestCase):
     "Test the names of the settings in wizard and login dialog"

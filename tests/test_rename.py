@@ -105,6 +105,13 @@ class RenameTestCase(TOTPTestCase):
                     'signature': "A"})
         self.assertKnown(login, user_id, cookie)
 
+    def test_same(self):
+        "Test that an import that writes the login as it is keeps the devices"
+        login, user_id = self.user(KEY)
+        cookie = self.device(login)
+        self.rename(user_id, login)
+        self.assertKnown(login, user_id, cookie)
+
     def test_swap(self):
         "Test two users who exchange their logins in one request"
         users = [self.user(KEY) for _ in range(2)]

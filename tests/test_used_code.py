@@ -286,6 +286,17 @@ class UsedCodeTestCase(MailTestCase):
 
     # What must not be possible
 
+    def test_first_factor_counted(self):
+        "Test that a used code which makes wait says no more of the user"
+        self.set_config('session', 'authentications', 'totp+password')
+        login, user_id = self.enrol()
+        code = self.code()
+        self.assertEqual(self.answer(login, code), user_id)
+        for _ in range(2):
+            self.answer(login, self.code(95))
+        self.assertCounted(login, user_id, code, ELSEWHERE)
+        self.assertEqual(self.answer(login, code, ELSEWHERE), tools.REFUSED)
+
     def test_guess(self):
         "Test that the code refused without a count gives no more guesses"
         login, user_id = self.enrol()
