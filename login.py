@@ -20,8 +20,8 @@ from . import totp
 from .authentications import methods, strip
 from .exceptions import (
     TOTPCodeError, TOTPCodeFormError, TOTPCodeRepeatedError,
-    TOTPCodeUsedError, TOTPRecoveryCodeError, TOTPSetupError,
-    TOTPSetupException, TOTPUnreadableError, TOTPWaitError)
+    TOTPCodeUsedError, TOTPSetupError, TOTPSetupException, TOTPUnreadableError,
+    TOTPWaitError)
 from .language import sane_language
 
 logger = logging.getLogger(__name__)
@@ -201,28 +201,27 @@ class User(metaclass=PoolMeta):
         message = error.message
         passed = _STATE in parameters and parameters[_STATE].passed
         # Only a right code was used, the rest is the same for everybody
-        if not passed and not isinstance(error, TOTPCodeUsedError):
-            message = gettext('authentication_totp.msg_totp_code_refused')
-        if isinstance(error, TOTPRecoveryCodeError):
-            cls._add_login_attempt(login, parameters)
-        elif not isinstance(error, TOTPCodeRepeatedError) and not (
+        if not passed:
+            message = gettext(
+                'authentication_totp.msg_totp_code_used'
+                if isinstance(error, TOTPCodeUsedError)
+                else 'authentication_totp.msg_totp_code_refused')
+        if not isinstance(error, TOTPCodeRepeatedError) and not (
                 passed and isinstance(
                     error, (TOTPWaitError, TOTPUnreadableError))):
-            cls._add_login_attempt()
+            # Without the login, so that only Tryton's limit of the network
+            # counts it. The module counts wrong codes itself, and Tryton's
+            # limit of the login would also refuse the recovery code that ends
+            # the waiting.
+            cls._add_login_attempt('')
         raise LoginException('totp_code', message, type='char') from None
 
     @classmethod
-    def _add_login_attempt(cls, login='', parameters=None):
-        """Add a failed login to those that Tryton limits, which get_login
-        does not if a method raises.
-
-        Without the login only the limit of the network counts it. The module
-        counts wrong codes itself, and Tryton's limit of the login would also
-        refuse the recovery code that ends the waiting.
-        """
+    def _add_login_attempt(cls, login, device_cookie=None):
+        "Add a failed login, which get_login does not if a method raises."
         pool = Pool()
         LoginAttempt = pool.get('res.user.login.attempt')
-        LoginAttempt.add(login, (parameters or {}).get('device_cookie'))
+        LoginAttempt.add(login, device_cookie)
 
     def _set_up_totp_in_dialog(self, parameters):
         pool = Pool()
@@ -243,7 +242,9 @@ class User(metaclass=PoolMeta):
         try:
             Counter.match(self.get_pending_totp_secret()[1], code)
         except (TOTPCodeError, TOTPSetupError) as error:
-            self._add_login_attempt()
+            # Nothing else limits the guesses of a new key
+            self._add_login_attempt(
+                self.login, parameters.get('device_cookie'))
             message = error.message
             if not isinstance(error, TOTPCodeFormError):
                 message = gettext('authentication_totp.msg_totp_setup_wrong')

@@ -131,10 +131,10 @@ class HintsTestCase(TOTPTestCase):
         for count, (name, text) in enumerate(
                 misprints(*codes[:2]).items(), 1):
             with self.subTest(name, text=text):
-                attempts = self.attempts(login)
+                attempts = self.network_attempts()
                 self.assertEqual(self.answer(login, text), WRONG_RECOVERY)
                 self.assertEqual(self.counts(user_id), (0, count))
-                self.assertEqual(self.attempts(login), attempts + 1)
+                self.assertEqual(self.network_attempts(), attempts + 1)
         self.assertEqual(
             self.events(user_id).count('recovery_failed'), 1)
         # Nobody waits

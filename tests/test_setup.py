@@ -17,8 +17,8 @@ from trytond.modules.authentication_totp.exceptions import (
 from trytond.pool import Pool
 
 from .tools import (
-    ISSUER, KEY, OTHER_KEY, PASSWORD, RPC, USED, WAIT, WRONG,
-    WRONG_DIGITS, WRONG_NEW, Refused, TOTPTestCase, right_code, seal_set, secret_from)
+    ISSUER, KEY, OTHER_KEY, PASSWORD, RPC, USED, WAIT, WRONG, WRONG_DIGITS,
+    WRONG_NEW, Refused, TOTPTestCase, right_code, seal_set, secret_from)
 
 EXPIRED = (
     "The new key is no longer valid. "
