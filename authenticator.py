@@ -124,6 +124,8 @@ class UserTOTPCounter(ModelSQL):
 
         Raise TOTPCodeError if it is right for none.
         """
+        if settings.missing_libraries():
+            cls._refuse(_UNREADABLE)
         counter = secret.match(code, clock.now(), settings.get('tolerance'))
         if counter is None:
             cls._refuse(_WRONG)
@@ -221,8 +223,9 @@ class UserTOTPCounter(ModelSQL):
         try:
             numbers, secrets, stale = cls._open(stored)
         except ValueError:
-            logger.error(
-                "unreadable TOTP secret of user %s", stored.failures.user)
+            if stored:
+                logger.error(
+                    "unreadable TOTP secret of user %s", stored.failures.user)
             return None, _UNREADABLE
         if silent:
             # The same work for everybody, however many authenticators
@@ -254,6 +257,8 @@ class UserTOTPCounter(ModelSQL):
         """
         pool = Pool()
         User = pool.get('res.user')
+        if missing := settings.missing_libraries():
+            raise ValueError(f"missing libraries: {missing}")
         sealed = stored.secrets if stored else None
         if not sealed or sealed.startswith(seal.CLEAR):
             # Takes as long as with sealed secrets
@@ -346,7 +351,7 @@ class UserTOTPCounter(ModelSQL):
         for secret, state in secrets:
             ahead = state.counter * secret.period - clock.now()
             if ahead > (settings.get('tolerance') + 1) * secret.period:
-                logger.warning(
+                logger.error(
                     "the last code accepted of user %s is %d seconds ahead "
                     "of the clock, which was set back",
                     user_id, ahead)

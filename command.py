@@ -11,12 +11,10 @@ import os
 import sys
 import time
 
-from cryptography.fernet import Fernet
-
 import trytond.commandline as commandline
 import trytond.config as config
 
-from . import settings
+from . import seal, settings
 
 # A login of one of them waits until all are written
 _BATCH = 100
@@ -64,6 +62,8 @@ def main(args=None):
     parser = _get_parser()
     commandline.set_autocomplete(parser)
     options = parser.parse_args(args)
+    for library, error in settings.missing_libraries():
+        sys.exit(f"the library {library} cannot be loaded: {_line(error)}")
     if options.function is genkey:
         genkey()
         return
@@ -193,8 +193,13 @@ def _find(User, login):
 
 
 def status(options):
-    for line in _transact(options, _status, options.login):
+    lines, unreadable = _transact(options, _status, options.login)
+    for line in lines:
         print(line)
+    if unreadable:
+        # The lines come first if both go to the same file
+        sys.stdout.flush()
+        sys.exit(f"users with a secret that no key opens: {unreadable}")
 
 
 def _status(User, login):
@@ -203,10 +208,13 @@ def _status(User, login):
     else:
         users = User.search(
             [('totp_enabled', '=', True)], order=[('login', 'ASC')])
-    return [_describe(user) for user in users]
+    unreadable = User.unreadable_totp_owners(users)
+    return [
+        _describe(user, user.id in unreadable) for user in users
+        ], len(unreadable)
 
 
-def _describe(user):
+def _describe(user, unreadable):
     login = _line(user.login)
     if not user.totp_enabled:
         return f"{login}: off"
@@ -218,6 +226,8 @@ def _describe(user):
         text += f", waiting until {user.totp_waiting_until} UTC"
     if user.totp_locked:
         text += ", locked"
+    if unreadable:
+        text += ", no key opens the secret"
     return text
 
 
@@ -272,7 +282,7 @@ def _progress(batches):
 
 
 def genkey():
-    print(Fernet.generate_key().decode())
+    print(seal.new_key())
 
 
 def _line(text):

@@ -16,7 +16,7 @@ from trytond.i18n import gettext
 from trytond.pool import Pool, PoolMeta
 from trytond.transaction import Transaction
 
-from . import totp
+from . import notice, totp
 from .authentications import methods, strip
 from .exceptions import (
     TOTPCodeError, TOTPCodeUsedError, TOTPSetupError, TOTPSetupException,
@@ -80,21 +80,22 @@ class User(metaclass=PoolMeta):
     def check_authentications(cls):
         "Log each name of the setting authentications that is unknown."
         cls._refuse_unknown_methods()
+        tell = partial(notice.tell, logger)
         for name in dict.fromkeys(method.name for method in methods()):
             unknown = getattr(cls, f'_login_{name}')
             if isinstance(unknown, _UnknownMethod):
-                unknown.log()
+                unknown.log(tell)
         for method in methods():
             for option in method.options:
-                cls._is_login_option(option)
+                cls._is_login_option(option, tell)
 
     @classmethod
-    def _is_login_option(cls, option):
+    def _is_login_option(cls, option, log=logger.error):
         if hasattr(cls, f'_check_login_options_{option}'):
             return True
-        logger.error(
-            "[session] authentications: %r is not an option of a login "
-            "method; it is ignored", option)
+        log("[session] authentications: %r is not an option of a login method "
+            "in the database %s; it is ignored",
+            option, Transaction().database.name)
         return False
 
     @classmethod
@@ -124,7 +125,10 @@ class User(metaclass=PoolMeta):
         if state.set_up:
             for user in cls._get_login_users(login):
                 if not user.totp_enabled:
-                    return user._set_up_totp_in_dialog(parameters)
+                    try:
+                        return user._set_up_totp_in_dialog(parameters)
+                    except TOTPUnreadableError as error:
+                        cls._refuse_totp_code(login, parameters, error)
         if 'totp_code' not in parameters:
             raise LoginException(
                 'totp_code',
@@ -181,6 +185,8 @@ class User(metaclass=PoolMeta):
             return
         try:
             Counter.match(self.get_pending_totp_secret()[1], code)
+        except TOTPUnreadableError:
+            raise
         except (TOTPCodeError, TOTPSetupError):
             # get_login adds none if a method raises
             LoginAttempt.add(self.login, parameters.get('device_cookie'))
@@ -234,12 +240,12 @@ class _UnknownMethod:
     def __init__(self, name):
         self.name = name
 
-    def log(self):
+    def log(self, log=logger.error):
         chains = [m.chain for m in methods() if m.name == self.name]
-        logger.error(
-            "[session] authentications: %r is not a login method; "
-            "nobody can log in by %s",
-            self.name, ", ".join(map(repr, chains)))
+        log("[session] authentications: %r is not a login method in the "
+            "database %s; nobody can log in by %s",
+            self.name, Transaction().database.name,
+            ", ".join(map(repr, chains)))
 
     def __call__(self, login, parameters):
         self.log()
