@@ -17,5 +17,6 @@ if 'trytond.pool' in sys.modules:
         # line on stderr is what its administrator can read. A worker of
         # trytond drops what a SystemExit says.
         print(error, file=sys.stderr)
-        raise SystemExit(1) from None
+        # Gunicorn starts a worker again for ever unless it ends with this
+        raise SystemExit(3) from None
     settings.tell()
