@@ -453,7 +453,7 @@ class SealingTestCase(TOTPTestCase):
                 self.key_file('\u00e9')]:
             with self.subTest(path=path):
                 code, error = self.start(path)
-                self.assertEqual(code, 1)
+                self.assertEqual(code, 3)
                 self.assertEqual(len(error.splitlines()), 1)
                 self.assertIn(
                     f"[authentication_totp] encryption_keys = {path!r}: "
