@@ -36,14 +36,15 @@ examples:
   Alice entered so many wrong codes that none is accepted any more:
     trytond_totp -c trytond.conf -d DATABASE unlock alice
   Seal the secrets that are in clear or sealed with an old key, once every
-  server was restarted with the new key in the first line of encryption_keys:
+  server has the new key in the first line of the file of encryption_keys:
     trytond_totp -c trytond.conf -d DATABASE reseal
   Make a new key:
     trytond_totp genkey > totp.keys
 
 exit codes:
   0  it is done
-  1  it could not be done, and a line on the standard error says why
+  1  it could not be done, or no key opens some secrets, and a line on the
+     standard error says so
   2  the command was not called as it must be
 
 The configuration file can be specified in the TRYTOND_CONFIG environment
