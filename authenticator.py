@@ -119,6 +119,8 @@ class UserTOTPCounter(ModelSQL):
         secret: a new one, which nobody has confirmed yet
         Raise TOTPCodeError if it is right for none.
         """
+        if settings.missing_libraries():
+            raise refusal.UNREADABLE.get_error()
         counter = secret.match(code, clock.now(), settings.get('tolerance'))
         if counter is None:
             raise refusal.explain(
@@ -218,8 +220,9 @@ class UserTOTPCounter(ModelSQL):
         try:
             numbers, secrets, stale = cls._open(stored)
         except ValueError:
-            logger.error(
-                "unreadable TOTP secret of user %s", stored.failures.user)
+            if stored:
+                logger.error(
+                    "unreadable TOTP secret of user %s", stored.failures.user)
             return None, refusal.UNREADABLE
         if silent:
             # The same work for everybody, however many authenticators
@@ -258,6 +261,8 @@ class UserTOTPCounter(ModelSQL):
         """
         pool = Pool()
         User = pool.get('res.user')
+        if missing := settings.missing_libraries():
+            raise ValueError(f"missing libraries: {missing}")
         sealed = stored.secrets if stored else None
         if not sealed or sealed.startswith(seal.CLEAR):
             # Takes as long as with sealed secrets
@@ -354,7 +359,7 @@ class UserTOTPCounter(ModelSQL):
         for secret, state in secrets:
             ahead = state.counter * secret.period - clock.now()
             if ahead > (settings.get('tolerance') + 1) * secret.period:
-                logger.warning(
+                logger.error(
                     "the last code accepted of user %s is %d seconds ahead "
                     "of the clock, which was set back",
                     user_id, ahead)

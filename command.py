@@ -11,12 +11,10 @@ import os
 import sys
 import time
 
-from cryptography.fernet import Fernet
-
 import trytond.commandline as commandline
 import trytond.config as config
 
-from . import settings
+from . import seal, settings
 
 # A login of one of them waits until all are written
 _BATCH = 100
@@ -38,14 +36,15 @@ examples:
   Alice entered so many wrong codes that none is accepted any more:
     trytond_totp -c trytond.conf -d DATABASE unlock alice
   Seal the secrets that are in clear or sealed with an old key, once every
-  server was restarted with the new key in the first line of encryption_keys:
+  server has the new key in the first line of the file of encryption_keys:
     trytond_totp -c trytond.conf -d DATABASE reseal
   Make a new key:
     trytond_totp genkey > totp.keys
 
 exit codes:
   0  it is done
-  1  it could not be done, and a line on the standard error says why
+  1  it could not be done, or no key opens some secrets, and a line on the
+     standard error says so
   2  the command was not called as it must be
 
 The configuration file can be specified in the TRYTOND_CONFIG environment
@@ -64,6 +63,8 @@ def main(args=None):
     parser = _get_parser()
     commandline.set_autocomplete(parser)
     options = parser.parse_args(args)
+    for library, error in settings.missing_libraries():
+        sys.exit(f"the library {library} cannot be loaded: {_line(error)}")
     if options.function is genkey:
         genkey()
         return
@@ -203,8 +204,13 @@ def _find(User, login):
 
 
 def status(options):
-    for line in _transact(options, _status, options.login):
+    lines, unreadable = _transact(options, _status, options.login)
+    for line in lines:
         print(line)
+    if unreadable:
+        # The lines come first if both go to the same file
+        sys.stdout.flush()
+        sys.exit(f"users with a secret that no key opens: {unreadable}")
 
 
 def _status(User, login):
@@ -213,10 +219,13 @@ def _status(User, login):
     else:
         users = User.search(
             [('totp_enabled', '=', True)], order=[('login', 'ASC')])
-    return [_describe(user) for user in users]
+    unreadable = User.unreadable_totp_owners(users)
+    return [
+        _describe(user, user.id in unreadable) for user in users
+        ], len(unreadable)
 
 
-def _describe(user):
+def _describe(user, unreadable):
     login = _line(user.login)
     if not user.totp_enabled:
         return f"{login}: off"
@@ -228,6 +237,8 @@ def _describe(user):
         text += f", waiting until {user.totp_waiting_until} UTC"
     if user.totp_locked:
         text += ", locked"
+    if unreadable:
+        text += ", no key opens the secret"
     return text
 
 
@@ -282,7 +293,7 @@ def _progress(batches):
 
 
 def genkey():
-    print(Fernet.generate_key().decode())
+    print(seal.new_key())
 
 
 def _line(text):

@@ -10,7 +10,8 @@ from trytond.pool import Pool, PoolMeta
 from trytond.transaction import Transaction, without_check_access
 
 from . import clock, settings, totp
-from .exceptions import TOTPCodeError, TOTPRequiredError, TOTPSetupError
+from .exceptions import (
+    TOTPCodeError, TOTPRequiredError, TOTPSetupError, TOTPUnreadableError)
 from .language import sane_language
 
 
@@ -46,7 +47,11 @@ class User(metaclass=PoolMeta):
 
         A secret that waited before is dropped, those in force stay. The new
         one waits for as many seconds as the setting setup_timeout says.
+        Raise TOTPUnreadableError if no code could be checked.
         """
+        if settings.missing_libraries():
+            raise TOTPUnreadableError(
+                gettext('authentication_totp.msg_totp_unreadable'))
         secret = totp.Secret.new(
             settings.get('key_length'), **settings.parameters())
         self._put_pending_totp_secret(

@@ -16,7 +16,7 @@ from trytond.i18n import gettext
 from trytond.pool import Pool, PoolMeta
 from trytond.transaction import Transaction
 
-from . import totp
+from . import notice, totp
 from .authentications import methods, strip
 from .exceptions import (
     TOTPCodeError, TOTPCodeFormError, TOTPCodeRepeatedError,
@@ -85,17 +85,18 @@ class User(metaclass=PoolMeta):
     def check_authentications(cls):
         "Log each name of the setting authentications that is unknown."
         cls._prepare_methods()
+        tell = partial(notice.tell, logger)
         for name in dict.fromkeys(method.name for method in methods()):
             unknown = getattr(cls, f'_login_{name}')
             if isinstance(unknown, _UnknownMethod):
-                unknown.log()
+                unknown.log(tell)
         for method in methods():
             for option in method.options:
-                cls._is_login_option(option)
-        cls._check_chains()
+                cls._is_login_option(option, tell)
+        cls._check_chains(tell)
 
     @classmethod
-    def _check_chains(cls):
+    def _check_chains(cls, tell):
         "Log what lets users log in without the code that others are asked."
         chains = {}
         for method in methods():
@@ -107,14 +108,14 @@ class User(metaclass=PoolMeta):
                 isinstance(getattr(cls, f'_login_{name}'), _UnknownMethod)
                 for name in names)}
         if without and not with_totp and cls._is_totp_in_use():
-            logger.error(
+            tell(
                 "[session] authentications: %s names no totp, so no user of "
                 "the database %s is asked for a code",
                 ' or '.join(map(repr, without)), Transaction().database.name)
         for chain, names in without.items():
             for other, others in with_totp.items():
                 if names < others:
-                    logger.error(
+                    tell(
                         "[session] authentications: %r lets users log in "
                         "without the code that %r asks for", chain, other)
 
@@ -130,12 +131,12 @@ class User(metaclass=PoolMeta):
         return bool(cursor.fetchone())
 
     @classmethod
-    def _is_login_option(cls, option):
+    def _is_login_option(cls, option, log=logger.error):
         if hasattr(cls, f'_check_login_options_{option}'):
             return True
-        logger.error(
-            "[session] authentications: %r is not an option of a login "
-            "method; it is ignored", option)
+        log("[session] authentications: %r is not an option of a login method "
+            "in the database %s; it is ignored",
+            option, Transaction().database.name)
         return False
 
     @classmethod
@@ -165,7 +166,10 @@ class User(metaclass=PoolMeta):
         if state.set_up:
             for user in cls._get_login_users(login, parameters):
                 if not user.totp_enabled:
-                    return user._set_up_totp_in_dialog(parameters)
+                    try:
+                        return user._set_up_totp_in_dialog(parameters)
+                    except TOTPUnreadableError as error:
+                        cls._refuse_totp_code(login, parameters, error)
         code = parameters.get('totp_code')
         if totp.is_blank(code):
             if 'totp_code' in parameters and cls._has_alternative():
@@ -241,6 +245,8 @@ class User(metaclass=PoolMeta):
                             secret))), type='char')
         try:
             Counter.match(self.get_pending_totp_secret()[1], code)
+        except TOTPUnreadableError:
+            raise
         except (TOTPCodeError, TOTPSetupError) as error:
             # Nothing else limits the guesses of a new key
             self._add_login_attempt(
@@ -315,12 +321,12 @@ class _UnknownMethod(_Method):
     def __init__(self, name):
         self.name = name
 
-    def log(self):
+    def log(self, log=logger.error):
         chains = [m.chain for m in methods() if m.name == self.name]
-        logger.error(
-            "[session] authentications: %r is not a login method; "
-            "nobody can log in by %s",
-            self.name, ", ".join(map(repr, chains)))
+        log("[session] authentications: %r is not a login method in the "
+            "database %s; nobody can log in by %s",
+            self.name, Transaction().database.name,
+            ", ".join(map(repr, chains)))
 
     def __call__(self, login, parameters):
         self.log()

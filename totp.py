@@ -18,8 +18,14 @@ import unicodedata
 from typing import NamedTuple
 from urllib.parse import quote
 
-from passlib.exc import TokenError
-from passlib.totp import TOTP
+try:
+    from passlib.exc import TokenError
+    from passlib.totp import TOTP
+except ImportError as error:
+    # The server must start, else nobody could log in at all
+    MISSING, TOTP, TokenError = error, None, ValueError
+else:
+    MISSING = None
 
 # The length of the hash in bits
 ALGORITHMS = {'sha1': 160, 'sha256': 256, 'sha512': 512}

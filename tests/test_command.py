@@ -173,6 +173,28 @@ class CommandTestCase(TOTPTestCase):
             self.assertDone('status', bob), (line % (bob, 0, 0)) + '\n')
         self.assertEqual(self.assertDone('status', carol), f'{carol}: off\n')
 
+    def test_status_unreadable(self):
+        "Test that secrets which no key opens are marked, and the exit code"
+        self.set_keys(self.key1)
+        lost, _ = self.user(KEY)
+        self.set_keys(self.key2)
+        good, _ = self.user(KEY)
+        without, _ = self.user()
+        code, output, error = self.main('status')
+        self.assertEqual(code, 1)
+        line = (
+            '%s: on since 2033-05-18 03:33:20 UTC, 0 recovery codes left, '
+            '0 failures')
+        self.assertEqual(output.splitlines(), [
+                (line % lost) + ', no key opens the secret', line % good])
+        self.assertEqual(
+            error, "users with a secret that no key opens: 1\n")
+        self.assertEqual(self.main('status', lost)[0], 1)
+        for login in [good, without]:
+            self.assertDone('status', login)
+        self.set_keys(self.key2, self.key1)
+        self.assertDone('status')
+
     def test_status_one_line(self):
         "Test that a login which holds a line's end makes no line"
         login, user_id = self.user(KEY)

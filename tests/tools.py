@@ -23,7 +23,8 @@ from sql import For
 import trytond.config as config
 from trytond import security
 from trytond.exceptions import LoginException
-from trytond.modules.authentication_totp import clock, seal, settings, totp
+from trytond.modules.authentication_totp import (
+    clock, notice, seal, settings, totp)
 from trytond.pool import Pool
 from trytond.protocols.jsonrpc import JSONDecoder, JSONEncoder
 from trytond.protocols.wrappers import Response
@@ -236,6 +237,8 @@ class TOTPTestCase(TestCase):
                 # The cost of the password is not what is tested
                 patch('trytond.res.user.PASSWORD_HASH', CHEAP_HASH),
                 patch('trytond.modules.authentication_sms.res.send_sms'),
+                # A test is told what another one was told before
+                patch.object(notice, '_told', set()),
                 # E-mails are sent once the test asks for it
                 patch('trytond.modules.authentication_totp.event._MAILER'),
                 ]:
@@ -377,6 +380,23 @@ class TOTPTestCase(TestCase):
             transaction.connection.cursor().execute(*table.update(
                     [table.totp_secret], [stored],
                     where=table.id == user_id))
+
+    def forget_others(self):
+        "Drop what other tests have left, of which the server tells at start"
+        with self.transaction() as transaction:
+            pool = Pool()
+            user = pool.get('res.user').__table__()
+            counter = pool.get('res.user.totp_counter').__table__()
+            cursor = transaction.connection.cursor()
+            cursor.execute(*user.update(
+                    [user.totp_secret, user.totp_pending_secret],
+                    [None, None]))
+            cursor.execute(*counter.update([counter.last_used], [None]))
+
+    def load(self):
+        "Do what a new process does last when it loads the database"
+        with patch.object(notice, '_told', set()), self.transaction():
+            Pool().get('ir.configuration')(1).check()
 
     def counters(self, user_id):
         "The counters of all the rows of the user with a code accepted"
