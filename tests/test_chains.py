@@ -249,8 +249,9 @@ class ChainsTestCase(TOTPTestCase):
         for value in ['totp,password', 'password+totp,password+sms']:
             with self.subTest(value=value):
                 self.chains(value)
-                with self.assertNoLogs(LOGGER, 'ERROR'):
-                    self.load()
+                with self.transaction(), \
+                        self.assertNoLogs(LOGGER, 'ERROR'):
+                    Pool().get('res.user').check_authentications()
 
     def test_following_chain(self):
         "Test that a valid chain works after one with an unknown name"
