@@ -26,10 +26,12 @@ class Configuration(metaclass=PoolMeta):
 
     def check(self):
         pool = Pool()
+        Event = pool.get('res.user.totp_event')
         User = pool.get('res.user')
         super().check()
         # Called once the database is loaded
         User.check_authentications()
+        Event.check_mailer()
         if settings.get('encryption_keys'):
             User.check_totp_sealed()
 
