@@ -210,7 +210,8 @@ class UserTOTPEvent(ModelSQL, ModelView):
         for event in cls.search([
                     ('id', 'in', ids),
                     ('telling', '!=', None),
-                    ('user', '!=', None)]):
+                    ('user', '!=', None)],
+                order=[('id', 'ASC')]):
             try:
                 messages[event.id] = event._get_email(secure)
             except backend.DatabaseOperationalError:
@@ -244,7 +245,9 @@ class UserTOTPEvent(ModelSQL, ModelView):
             else:
                 left.append(event)
         if left and not retry:
-            logger.error("users who are not told of TOTP: %d", len(left))
+            if _has_worker():
+                logger.error(
+                    "e-mails about TOTP given up after a day: %d", len(left))
             lost += left
         cls.write(done, {'told': True, 'telling': None})
         cls.write(lost, {'told': False, 'telling': None})

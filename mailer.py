@@ -26,10 +26,9 @@ _CELLS = {'td', 'th'}
 
 
 def has_threads():
-    "Return whether threads run: uWSGI stops them unless it is told not to."
+    "Return whether threads run. In uWSGI they may not."
     uwsgi = sys.modules.get('uwsgi')
-    return uwsgi is None or bool(
-        {'enable-threads', 'threads'} & set(getattr(uwsgi, 'opt', ())))
+    return bool(getattr(uwsgi, 'has_threads', True))
 
 
 def is_address(text):
