@@ -64,8 +64,8 @@ class _Text:
         self._gap |= gap
 
     def begin_cell(self):
-        if self._parts and ''.join(self._parts).strip():
-            self._parts.append(': ')
+        if before := ''.join(self._parts).strip():
+            self._parts = [f'{before}: ']
 
     def __str__(self):
         return '\n'.join(self._lines) + '\n'
