@@ -207,7 +207,8 @@ class DeliveryTestCase(MailTestCase):
             self.assertEqual(self.told(user_id, kind='replayed'), [True])
             self.run_tasks()
             lines = self.fail_to_send()
-        self.assertEqual(lines[-1], "e-mails about TOTP given up after a day: 1")
+        self.assertEqual(
+            lines[-1], "e-mails about TOTP given up after a day: 1")
         self.assertEqual(self.told(user_id, kind='replayed'), [False])
         self.assertEqual(delays, sorted(delays))
         day = sum(delays, dt.timedelta())
