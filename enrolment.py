@@ -192,10 +192,12 @@ class User(metaclass=PoolMeta):
         Event.record([self], 'removed')
 
     @classmethod
-    def reset_totp(cls, users):
+    def reset_totp(cls, users, tell=True):
         """Remove the authenticators and the recovery codes of the users.
 
         It takes no code, but the right to write each of the users.
+
+        tell: whether they are told by e-mail
         """
         pool = Pool()
         Event = pool.get('res.user.totp_event')
@@ -203,7 +205,7 @@ class User(metaclass=PoolMeta):
         cls.check_not_own_totp(users)
         cls._clear_totp(users)
         cls._clear_login_attempts(users)
-        Event.record(users, 'reset')
+        Event.record(users, 'reset', tell=tell)
 
     @classmethod
     def _clear_totp(cls, users):

@@ -25,11 +25,13 @@ class Configuration(metaclass=PoolMeta):
 
     def check(self):
         pool = Pool()
+        Event = pool.get('res.user.totp_event')
         User = pool.get('res.user')
         super().check()
         # Called once the database is loaded
         User.check_authentications()
         User.check_totp()
+        Event.check_mailer()
 
 
 class Cron(metaclass=PoolMeta):

@@ -141,12 +141,13 @@ class RPC:
 
     host = 'localhost'
 
-    def __init__(self):
+    def __init__(self, **headers):
         self.client = Client(app, Response)
         self.session = None
+        self.headers = headers
 
     def post(self, method, *params):
-        headers = {'Host': self.host}
+        headers = {'Host': self.host, **self.headers}
         if self.session:
             headers['Authorization'] = (
                 'Session ' + b64encode(self.session.encode()).decode())
