@@ -20,7 +20,7 @@ from trytond.tools.email_ import set_from_header
 from trytond.transaction import Transaction
 from trytond.url import host, is_secure
 
-from . import clock, mailer, settings
+from . import clock, mailer, notice, settings
 
 logger = logging.getLogger(__name__)
 
@@ -291,7 +291,8 @@ class UserTOTPEvent(ModelSQL, ModelView):
     def check_mailer(cls):
         "Log that no e-mail leaves, if it is so."
         if not (_has_worker() or mailer.has_threads()):
-            logger.error(
+            notice.tell(
+                logger,
                 "uWSGI runs no threads, so e-mails about TOTP are not sent: "
                 "set enable-threads = true in its configuration")
 

@@ -22,9 +22,8 @@ class DeliveryTestCase(MailTestCase):
 
     def replay(self, login):
         "Cause an event of which the owner is told"
-        code = self.code()
-        self.attempt(login, code)
-        self.attempt(login, code)
+        self.attempt(login, self.code())
+        self.attempt(login, self.code(-1))
         self.now += 30
 
     def fail_to_send(self):
@@ -252,12 +251,10 @@ class DeliveryTestCase(MailTestCase):
         "Test that the log says at start if uWSGI sends no e-mails"
         for has_threads in [0, 1]:
             uwsgi = type('uwsgi', (), {'has_threads': has_threads})
+            # There is one line at least
+            self.set_config('session', 'authentications', 'topt')
             with patch.dict('sys.modules', {'uwsgi': uwsgi}), \
-                    self.transaction():
-                Configuration = Pool().get('ir.configuration')
-                with self.assertLogs(LOGGER, 'ERROR') as logs:
-                    # There is one line at least
-                    self.set_config('session', 'authentications', 'topt')
-                    Configuration(1).check()
+                    self.assertLogs(LOGGER, 'ERROR') as logs:
+                self.load()
             self.assertEqual(
                 'enable-threads' in ' '.join(logs.output), not has_threads)
