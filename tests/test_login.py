@@ -13,7 +13,8 @@ from .tools import (
     KEY, PASSWORD, UNREADABLE, USED, WITHOUT, WRONG, TOTPTestCase,
     right_code)
 
-ASK = "Enter the code that your authenticator shows for %s."
+ASK = (
+    "Enter the code from your authenticator for %s, or a recovery code.")
 
 
 class LoginTestCase(TOTPTestCase):
@@ -53,17 +54,19 @@ class LoginTestCase(TOTPTestCase):
                     ('password', "Password for %s" % login),
                     ('totp_code', WITHOUT),
                     ('totp_code', WITHOUT),
+                    ('totp_code', WITHOUT),
                     ]))
 
     def test_password_totp_blank(self):
-        "Test that a blank code without alternative is a refusal"
-        login, _ = self.user(KEY)
+        "Test that a blank code without alternative asks again"
+        login, user_id = self.user(KEY)
         for blank in ['', ' ', '\u200b \ufeff', None]:
             with self.subTest(blank=blank):
                 self.assertLogin(
                     self.dialogue(
                         login, password=[PASSWORD], totp_code=[blank]),
-                    None, 'password', 'totp_code')
+                    None, 'password', 'totp_code', 'totp_code')
+        self.assertEqual(self.failures(user_id), 0)
 
     def test_wrong(self):
         "Test that a wrong code asks for the code again, and counts"
