@@ -9,6 +9,7 @@ from trytond.pool import Pool, PoolMeta
 from trytond.pyson import Eval, If
 from trytond.tools import timezone
 from trytond.transaction import Transaction, without_check_access
+from trytond.wizard import Button, StateTransition, StateView, Wizard
 
 
 class User(metaclass=PoolMeta):
@@ -124,3 +125,65 @@ class User(metaclass=PoolMeta):
     @ModelView.button_action('authentication_totp.wizard_reset_totp')
     def open_reset_totp(cls, users):
         pass
+
+
+class RemoveTOTPAuthenticatorStart(ModelView):
+    __name__ = 'res.user.remove_totp_authenticator.start'
+    __string__ = "Remove Authenticator"
+
+    user = fields.Many2One(
+        'res.user', "User", readonly=True,
+        help="The user whose authenticator is removed.")
+    authenticator = fields.Selection(
+        'get_authenticators', "Authenticator", required=True, sort=False,
+        help="It is removed, the others stay.")
+
+    @fields.depends('user')
+    def get_authenticators(self):
+        pool = Pool()
+        User = pool.get('res.user')
+        if not self.user:
+            return []
+        User.check_totp_management([self.user])
+        return [
+            (str(number), line)
+            for number, line in self.user.describe_totp_authenticators()]
+
+
+class RemoveTOTPAuthenticator(Wizard):
+    "Take one of the authenticators away from the user selected"
+    __name__ = 'res.user.remove_totp_authenticator'
+
+    start = StateView(
+        'res.user.remove_totp_authenticator.start',
+        'authentication_totp.remove_totp_authenticator_start_view_form', [
+            Button("Cancel", 'end', 'tryton-cancel', default=True),
+            Button("Remove", 'remove', 'tryton-ok'),
+            ])
+    remove = StateTransition()
+
+    @classmethod
+    def check_access(cls):
+        pool = Pool()
+        User = pool.get('res.user')
+        super().check_access()
+        # Also where the context names another model, or no user
+        User.check_totp_management([])
+
+    @property
+    def user(self):
+        pool = Pool()
+        User = pool.get('res.user')
+        user = User(Transaction().context.get('active_id'))
+        User.check_totp_management([user])
+        return user
+
+    def default_start(self, fields):
+        return {'user': self.user.id}
+
+    def transition_remove(self):
+        pool = Pool()
+        User = pool.get('res.user')
+        User.remove_totp_authenticator_of(
+            self.user, int(self.start.authenticator))
+        return 'end'

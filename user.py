@@ -403,53 +403,6 @@ class InviteTOTP(SelectedUsersMixin, Wizard):
         return self.sent or {}
 
 
-class RemoveTOTPAuthenticatorStart(ModelView):
-    __name__ = 'res.user.remove_totp_authenticator.start'
-    __string__ = "Remove Authenticator"
-
-    user = fields.Many2One(
-        'res.user', "User", readonly=True,
-        help="The user whose authenticator is removed.")
-    authenticator = fields.Selection(
-        'get_authenticators', "Authenticator", required=True, sort=False,
-        help="It is removed, the others stay.")
-
-    @fields.depends('user')
-    def get_authenticators(self):
-        pool = Pool()
-        User = pool.get('res.user')
-        if not self.user:
-            return []
-        User.check_totp_management([self.user])
-        return [
-            (str(number), line)
-            for number, line in self.user.describe_totp_authenticators()]
-
-
-class RemoveTOTPAuthenticator(SelectedUsersMixin, Wizard):
-    "Take one of the authenticators away from the user selected"
-    __name__ = 'res.user.remove_totp_authenticator'
-
-    start = StateView(
-        'res.user.remove_totp_authenticator.start',
-        'authentication_totp.remove_totp_authenticator_start_view_form', [
-            Button("Cancel", 'end', 'tryton-cancel', default=True),
-            Button("Remove", 'remove', 'tryton-ok'),
-            ])
-    remove = StateTransition()
-
-    def default_start(self, fields):
-        return {'user': next((u.id for u in self.users), None)}
-
-    def transition_remove(self):
-        pool = Pool()
-        User = pool.get('res.user')
-        for user in self.users[:1]:
-            User.remove_totp_authenticator_of(
-                user, int(self.start.authenticator))
-        return 'end'
-
-
 class TOTPEventEmail(Report):
     __name__ = 'res.user.totp_event.email'
 

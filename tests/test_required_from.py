@@ -22,8 +22,9 @@ OTHER = (
     "in another way, or ask your administrator.")
 DIALOG = "They have to set it up when they log in."
 LOCKED_OUT = (
-    "Until they have set it up, they cannot log in. Invite them first, enter a "
-    "later day, or add the option setup_totp to the setting authentications.")
+    "Until they have set it up, they cannot log in. Invite them first, "
+    "enter a later day, or add the option setup_totp to the setting "
+    "authentications.")
 
 
 class RequiredTestCase(TOTPTestCase):
