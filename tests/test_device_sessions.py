@@ -15,7 +15,7 @@ from .test_devices import DEVICE, DevicesTestCase
 from .tools import ADDRESS, KEY, PASSWORD, RPC, Refused
 
 
-class DeviceSessionsTestCase(DevicesTestCase):
+class DeviceSessionTestCase(DevicesTestCase):
     "Test which sessions make a remembered device"
 
     def test_once(self):

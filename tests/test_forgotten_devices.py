@@ -13,7 +13,7 @@ from .tools import KEY, PASSWORD, right_code
 OTHER_PASSWORD = 'battery staple'
 
 
-class ForgottenDevicesTestCase(DevicesTestCase):
+class ForgottenTestCase(DevicesTestCase):
     "Test what forgets remembered devices"
 
     def setUp(self):
