@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"What is done once a transaction has ended, so that it cannot fail by it"
+"What is done once a transaction has ended, in another one"
 
 from trytond.transaction import Transaction
 

@@ -2,6 +2,7 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
+import json
 import unittest
 
 from trytond import backend, security
@@ -34,6 +35,26 @@ class DeviceSessionTestCase(DevicesTestCase):
         rpc = self.log_in_with_code(login, cookie)
         cookie = self.renew(rpc, cookie)
         self.assertFalse(self.skips(login, self.renew(rpc)))
+        self.assertTrue(self.skips(login, cookie))
+
+    def test_web_client(self):
+        "Test a session whose key is in a cookie"
+        login, _ = self.user(KEY)
+        rpc = RPC()
+
+        def post(path, **request):
+            response = rpc.client.post(
+                f'/{DB_NAME}/{path}', content_type='application/json',
+                base_url='https://localhost',
+                environ_base={'REMOTE_ADDR': ADDRESS},
+                data=json.dumps({'id': 1, **request}))
+            self.assertEqual(response.status_code, 200)
+            return json.loads(response.data)
+        post('session/login', params=[
+                login, {'password': PASSWORD, 'totp_code': self.code()}])
+        cookie = post(
+            'rpc/', method=f'model.{DEVICE}.renew', params=[None, {}],
+            )['result']
         self.assertTrue(self.skips(login, cookie))
 
     def test_late(self):
@@ -74,21 +95,27 @@ class DeviceSessionTestCase(DevicesTestCase):
         self.assertTrue(self.skips(login, self.renew(rpc)))
 
     def test_left_over(self):
-        "Test that a login without a session leaves nothing to the next one"
+        "Test that a login without a session leaves nothing to another one"
         login, user_id = self.user(KEY)
+        _, other_id = self.user(KEY)
         request = {'remote_addr': ADDRESS}
-        self.assertEqual(
-            security.login(
-                DB_NAME, login,
-                {'password': PASSWORD, 'totp_code': self.code()},
-                cache=False, context={'_request': request}), user_id)
         # Such as a module begins that accepts users in its own way
-        for context in [{}, {'_request': dict(request)}]:
-            with Transaction().start(DB_NAME, user_id, context=context):
-                Session = Pool().get('ir.session')
-                key = Session.new()
-                session, = Session.search([('key', '=', key)])
-                self.assertIsNone(session.totp_accepted)
+        for next_id, context in [
+                (user_id, {}),
+                (user_id, {'_request': dict(request)}),
+                (other_id, {'_request': request})]:
+            with self.subTest(next_id=next_id, context=context):
+                self.now += 30
+                self.assertEqual(
+                    security.login(
+                        DB_NAME, login,
+                        {'password': PASSWORD, 'totp_code': self.code()},
+                        cache=False, context={'_request': request}), user_id)
+                with Transaction().start(DB_NAME, next_id, context=context):
+                    Session = Pool().get('ir.session')
+                    key = Session.new()
+                    session, = Session.search([('key', '=', key)])
+                    self.assertIsNone(session.totp_accepted)
 
     def test_login_again(self):
         "Test that a login without a code forgets what the one before left"
