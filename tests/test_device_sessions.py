@@ -99,18 +99,22 @@ class DeviceSessionTestCase(DevicesTestCase):
         login, user_id = self.user(KEY)
         _, other_id = self.user(KEY)
         request = {'remote_addr': ADDRESS}
+        of_request = {'_request': request}
         # Such as a module begins that accepts users in its own way
-        for next_id, context in [
-                (user_id, {}),
-                (user_id, {'_request': dict(request)}),
-                (other_id, {'_request': request})]:
-            with self.subTest(next_id=next_id, context=context):
+        for login_context, next_id, context in [
+                (of_request, user_id, {}),
+                (of_request, user_id, {'_request': dict(request)}),
+                (of_request, other_id, of_request),
+                ({}, user_id, {})]:
+            with self.subTest(
+                    login_context=login_context, next_id=next_id,
+                    context=context):
                 self.now += 30
                 self.assertEqual(
                     security.login(
                         DB_NAME, login,
                         {'password': PASSWORD, 'totp_code': self.code()},
-                        cache=False, context={'_request': request}), user_id)
+                        cache=False, context=login_context), user_id)
                 with Transaction().start(DB_NAME, next_id, context=context):
                     Session = Pool().get('ir.session')
                     key = Session.new()
