@@ -10,9 +10,13 @@ from . import settings
 # the settings by itself
 if 'trytond.pool' in sys.modules:
     try:
-        settings.check()
+        # Who updates a database is often another user than that of the server
+        settings.check(needs_keys='trytond.admin' not in sys.modules)
     except settings.SettingError as error:
         # The server imports every module at start, whatever the database: a
-        # line on stderr is what its administrator can read
-        raise SystemExit(str(error)) from None
-    settings.warn_if_unsealed()
+        # line on stderr is what its administrator can read. A worker of
+        # trytond drops what a SystemExit says.
+        print(error, file=sys.stderr)
+        # Gunicorn starts a worker again for ever unless it ends with this
+        raise SystemExit(3) from None
+    settings.tell()

@@ -121,6 +121,8 @@ class UserTOTPCounter(ModelSQL):
         secret: a new one, which nobody has confirmed yet
         Raise TOTPCodeError if it is right for none.
         """
+        if settings.missing_libraries():
+            raise refusal.UNREADABLE.get_error()
         counter = secret.match(code, clock.now(), settings.get('tolerance'))
         if counter is None:
             raise refusal.explain(
@@ -164,14 +166,15 @@ class UserTOTPCounter(ModelSQL):
         else:
             match, refused = cls._match_code(stored, code, silent)
         if refused:
+            wait = None
             if recovery_hash:
                 Guess.fail_recovery(stored.failures, silent)
             elif stored and refused.counted:
-                cls._count_failure(stored, refused, silent)
+                wait = cls._count_failure(stored, refused, silent)
             else:
                 # Takes as long as counting one
                 Guess.fail(Guess.failures_of((_NOBODY, kind, 0, 0, '{}')))
-            raise refused.get_error()
+            raise refused.get_error(wait)
         return match
 
     @classmethod
@@ -219,8 +222,9 @@ class UserTOTPCounter(ModelSQL):
         try:
             numbers, secrets, stale = cls._open(stored)
         except ValueError:
-            logger.error(
-                "unreadable TOTP secret of user %s", stored.failures.user)
+            if stored:
+                logger.error(
+                    "unreadable TOTP secret of user %s", stored.failures.user)
             return None, refusal.UNREADABLE
         if silent:
             # The same work for everybody, however many authenticators
@@ -260,6 +264,8 @@ class UserTOTPCounter(ModelSQL):
         """
         pool = Pool()
         User = pool.get('res.user')
+        if missing := settings.missing_libraries():
+            raise ValueError(f"missing libraries: {missing}")
         sealed = stored.secrets if stored else None
         if not sealed or sealed.startswith(seal.CLEAR):
             # Takes as long as with sealed secrets
@@ -286,6 +292,7 @@ class UserTOTPCounter(ModelSQL):
 
     @classmethod
     def _count_failure(cls, stored, refused, silent):
+        "Count it and return the text that tells to wait, or None."
         pool = Pool()
         Event = pool.get('res.user.totp_event')
         Guess = pool.get('res.user.totp_guess')
@@ -293,7 +300,9 @@ class UserTOTPCounter(ModelSQL):
         failures = Guess.fail(stored.failures)
         if refused is refusal.USED:
             Event.record([User(failures.user)], 'replayed')
-        Guess.record(failures, len(stored.states), silent)
+        authenticators = len(stored.states)
+        Guess.record(failures, authenticators, silent)
+        return Guess.explain_wait(failures, authenticators)
 
     @classmethod
     def _put_resync(cls, stored, states):
@@ -356,7 +365,7 @@ class UserTOTPCounter(ModelSQL):
         for secret, state in secrets:
             ahead = state.counter * secret.period - clock.now()
             if ahead > (settings.get('tolerance') + 1) * secret.period:
-                logger.warning(
+                logger.error(
                     "the last code accepted of user %s is %d seconds ahead "
                     "of the clock, which was set back",
                     user_id, ahead)

@@ -11,12 +11,10 @@ import os
 import sys
 import time
 
-from cryptography.fernet import Fernet
-
 import trytond.commandline as commandline
 import trytond.config as config
 
-from . import settings
+from . import seal, settings
 
 # A login of one of them waits until all are written
 _BATCH = 100
@@ -35,17 +33,20 @@ examples:
     trytond_totp -c trytond.conf -d DATABASE status alice
   Alice lost the authenticator and the recovery codes:
     trytond_totp -c trytond.conf -d DATABASE reset alice
+  A copy of the database, for tests, must not write to real people:
+    trytond_totp -c trytond.conf -d DATABASE reset --all --quiet
   Alice entered so many wrong codes that none is accepted any more:
     trytond_totp -c trytond.conf -d DATABASE unlock alice
   Seal the secrets that are in clear or sealed with an old key, once every
-  server was restarted with the new key in the first line of encryption_keys:
+  server has the new key in the first line of the file of encryption_keys:
     trytond_totp -c trytond.conf -d DATABASE reseal
   Make a new key:
     trytond_totp genkey > totp.keys
 
 exit codes:
   0  it is done
-  1  it could not be done, and a line on the standard error says why
+  1  it could not be done, or no key opens some secrets, and a line on the
+     standard error says so
   2  the command was not called as it must be
 
 The configuration file can be specified in the TRYTOND_CONFIG environment
@@ -64,6 +65,8 @@ def main(args=None):
     parser = _get_parser()
     commandline.set_autocomplete(parser)
     options = parser.parse_args(args)
+    for library, error in settings.missing_libraries():
+        sys.exit(f"the library {library} cannot be loaded: {_line(error)}")
     if options.function is genkey:
         genkey()
         return
@@ -109,10 +112,19 @@ def _get_parser():
 
     add(status, "show a line for each user with TOTP, or for one user"
         ).add_argument('login', metavar='LOGIN', nargs='?')
-    add(reset,
-        "take the key and the recovery codes away from a user, "
-        "who is told by e-mail and logged out everywhere"
-        ).add_argument('login', metavar='LOGIN')
+    command = add(
+        reset,
+        "take the key and the recovery codes away from a user, or from all "
+        "users, who are told by e-mail and logged out everywhere")
+    who = command.add_mutually_exclusive_group(required=True)
+    who.add_argument('login', metavar='LOGIN', nargs='?')
+    who.add_argument(
+        '--all', action='store_true',
+        help="reset every user with TOTP; it may be interrupted and repeated")
+    command.add_argument(
+        '--quiet', action='store_true', help="send no e-mails")
+    command.add_argument(
+        '--yes', action='store_true', help="do not ask before --all")
     add(unlock, "forget the wrong codes of a user, who is told by e-mail"
         ).add_argument('login', metavar='LOGIN')
     add(reseal,
@@ -203,8 +215,13 @@ def _find(User, login):
 
 
 def status(options):
-    for line in _transact(options, _status, options.login):
+    lines, unreadable = _transact(options, _status, options.login)
+    for line in lines:
         print(line)
+    if unreadable:
+        # The lines come first if both go to the same file
+        sys.stdout.flush()
+        sys.exit(f"users with a secret that no key opens: {unreadable}")
 
 
 def _status(User, login):
@@ -213,10 +230,13 @@ def _status(User, login):
     else:
         users = User.search(
             [('totp_enabled', '=', True)], order=[('login', 'ASC')])
-    return [_describe(user) for user in users]
+    unreadable = User.unreadable_totp_owners(users)
+    return [
+        _describe(user, user.id in unreadable) for user in users
+        ], len(unreadable)
 
 
-def _describe(user):
+def _describe(user, unreadable):
     login = _line(user.login)
     if not user.totp_enabled:
         return f"{login}: off"
@@ -228,13 +248,43 @@ def _describe(user):
         text += f", waiting until {user.totp_waiting_until} UTC"
     if user.totp_locked:
         text += ", locked"
+    if unreadable:
+        text += ", no key opens the secret"
     return text
 
 
 def reset(options):
+    if options.all:
+        _reset_all(options)
+        return
     _transact(
-        options, lambda User: User.reset_totp(_find(User, options.login)))
+        options, lambda User: User.reset_totp(
+            _find(User, options.login), tell=not options.quiet))
     print(f'TOTP of "{options.login}" is reset')
+
+
+def _reset_all(options):
+    ids = _transact(
+        options, lambda User: [
+            u.id for u in User.search([('totp_enabled', '=', True)])])
+    if ids and not options.yes:
+        _confirm(
+            f"Reset TOTP of {len(ids)} users of the database "
+            f"{options.database_name}?")
+    for batch in _batches(ids):
+        _transact(
+            options, lambda User, ids: User.reset_totp(
+                User.browse(ids), tell=not options.quiet), batch)
+    print(f"TOTP is reset, users: {len(ids)}")
+
+
+def _confirm(question):
+    "Exit unless the user at the terminal agrees."
+    if not sys.stdin.isatty():
+        sys.exit("there is no terminal to ask for confirmation: add --yes")
+    print(f"{question} [y/N] ", end='', file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in {'y', 'yes'}:
+        sys.exit("nothing is reset")
 
 
 def unlock(options):
@@ -250,8 +300,7 @@ def reseal(options):
             "there is no key to seal with")
     ids = _transact(options, lambda User: User.totp_owners())
     unreadable = []
-    for batch in _progress(
-            [ids[i:i + _BATCH] for i in range(0, len(ids), _BATCH)]):
+    for batch in _batches(ids):
         unreadable += _transact(options, _reseal, batch)
     for login in unreadable:
         print(
@@ -265,8 +314,9 @@ def _reseal(User, ids):
     return [u.login for u in User.reseal_totp(User.browse(ids))]
 
 
-def _progress(batches):
-    "Yield the batches, with a bar if somebody looks at it"
+def _batches(ids):
+    "Yield the ids in batches, with a bar if somebody looks at it."
+    batches = [ids[i:i + _BATCH] for i in range(0, len(ids), _BATCH)]
     if not sys.stderr.isatty():
         yield from batches
         return
@@ -282,7 +332,7 @@ def _progress(batches):
 
 
 def genkey():
-    print(Fernet.generate_key().decode())
+    print(seal.new_key())
 
 
 def _line(text):

@@ -10,7 +10,8 @@ from trytond.pool import Pool, PoolMeta
 from trytond.transaction import Transaction, without_check_access
 
 from . import clock, settings, totp
-from .exceptions import TOTPCodeError, TOTPRequiredError, TOTPSetupError
+from .exceptions import (
+    TOTPCodeError, TOTPRequiredError, TOTPSetupError, TOTPUnreadableError)
 from .language import sane_language
 
 
@@ -46,7 +47,11 @@ class User(metaclass=PoolMeta):
 
         A secret that waited before is dropped, those in force stay. The new
         one waits for as many seconds as the setting setup_timeout says.
+        Raise TOTPUnreadableError if no code could be checked.
         """
+        if settings.missing_libraries():
+            raise TOTPUnreadableError(
+                gettext('authentication_totp.msg_totp_unreadable'))
         secret = totp.Secret.new(
             settings.get('key_length'), **settings.parameters())
         self._put_pending_totp_secret(
@@ -187,10 +192,12 @@ class User(metaclass=PoolMeta):
         Event.record([self], 'removed')
 
     @classmethod
-    def reset_totp(cls, users):
+    def reset_totp(cls, users, tell=True):
         """Remove the authenticators and the recovery codes of the users.
 
         It takes no code, but the right to write each of the users.
+
+        tell: whether they are told by e-mail
         """
         pool = Pool()
         Event = pool.get('res.user.totp_event')
@@ -198,7 +205,7 @@ class User(metaclass=PoolMeta):
         cls.check_not_own_totp(users)
         cls._clear_totp(users)
         cls._clear_login_attempts(users)
-        Event.record(users, 'reset')
+        Event.record(users, 'reset', tell=tell)
 
     @classmethod
     def _clear_totp(cls, users):

@@ -5,27 +5,35 @@
 
 import datetime as dt
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
+from email.message import EmailMessage
+from email.utils import formatdate, make_msgid
 
 import trytond.config as config
+from trytond import backend
 from trytond.i18n import gettext
 from trytond.model import Index, ModelSQL, ModelView, fields
 from trytond.pool import Pool
 from trytond.report import get_email
-from trytond.sendmail import SMTPDataManager, send_message_transactional
 from trytond.tools.email_ import set_from_header
 from trytond.transaction import Transaction
+from trytond.url import host, is_secure
 
-from . import clock, settings
+from . import clock, mailer, settings
 
 logger = logging.getLogger(__name__)
 
 _TELL_INTERVAL = dt.timedelta(hours=1)
-_MAIL_TIMEOUT = 30
+# After it an e-mail on its way counts as lost, as the server may have stopped
+_TELLING_TIMEOUT = dt.timedelta(minutes=5)
+# With a worker, which tries again for about a day
+_RETRIES = 8
+_RETRY_DELAY = dt.timedelta(minutes=5)
 # Without a worker, trytond runs a task before it answers the request, and
 # after a login it runs none. So that nobody waits for a mail server and each
 # e-mail leaves, a thread sends them. It is a single one, so that a mail server
-# that hangs takes a single connection to the database.
+# that hangs gets a single connection.
 _MAILER = ThreadPoolExecutor(1, 'totp-mailer')
 
 
@@ -70,7 +78,11 @@ class UserTOTPEvent(ModelSQL, ModelView):
         help="The IP address that it came from.")
     told = fields.Boolean(
         "Told", readonly=True,
-        help="Checked if an e-mail about it was written to the user.")
+        help="Checked once a mail server, or a queue that retries, accepted "
+        "an e-mail about it.")
+    telling = fields.Timestamp(
+        "Telling", readonly=True,
+        help="Since when an e-mail about it is on its way.")
 
     @classmethod
     def __setup__(cls):
@@ -98,87 +110,191 @@ class UserTOTPEvent(ModelSQL, ModelView):
         """
         transaction = Transaction()
         address, _ = transaction.remote_address()
-        time = clock.second(clock.now())
+        now = clock.now()
+        # Nothing else of the request: its host and its prefix may be forged
+        secure = is_secure()
         # The client may have put into it what delays or misleads the e-mail
         with transaction.reset_context():
-            to_tell = cls._to_tell(users, kind, time) if tell else set()
+            untold = cls.untold(users, kind) if tell else dict.fromkeys(users)
+            for user, reason in untold.items():
+                if reason == 'no_email':
+                    logger.info("no address to tell user %s of TOTP", user.id)
+                elif reason == 'bad_email':
+                    logger.error(
+                        "no e-mail can be written to user %s", user.id)
             events = cls.create([{
                         'user': user.id,
-                        'time': time,
+                        'time': clock.second(now),
                         'kind': kind,
                         'actor': transaction.user or None,
                         'address': str(address) if address else None,
-                        'told': user in to_tell,
+                        'told': user not in untold and _has_worker(),
+                        'telling': (
+                            clock.timestamp(now) if user not in untold
+                            else None),
                         } for user in users])
-            if to_tell:
-                cls._queue_emails([e for e in events if e.told])
+            if to_tell := [e for e in events if e.telling]:
+                cls._queue_emails(to_tell, secure)
 
     @classmethod
-    def _to_tell(cls, users, kind, time):
+    def untold(cls, users, kind):
+        """Return those of the users who would get no e-mail about it now.
+
+        users, kind: as record takes them
+        Return a dictionary of the users and the reason: no_email, bad_email if
+        no e-mail can be written to the address, told if an e-mail about the
+        same was sent within the last hour or is on its way, and None if nobody
+        is told of the kind.
+        """
         if kind == 'resealed':
-            return set()
+            return dict.fromkeys(users)
+        now = clock.timestamp(clock.now())
         told = {e.user for e in cls.search([
                     ('user', 'in', [u.id for u in users]),
                     ('kind', '=', kind),
-                    ('time', '>', time - _TELL_INTERVAL),
+                    ('time', '>', now.replace(microsecond=0) - _TELL_INTERVAL),
                     # The clock may have been set back
-                    ('time', '<=', time),
-                    ('told', '=', True),
+                    ('time', '<=', now),
+                    ['OR',
+                        ('told', '=', True),
+                        ('telling', '>', now - _TELLING_TIMEOUT)],
                     ])}
-        to_tell = set()
+        untold = {}
         for user in users:
             if not user.email:
-                logger.info("no address to tell user %s of TOTP", user.id)
-            elif user not in told:
-                to_tell.add(user)
-        return to_tell
+                untold[user] = 'no_email'
+            elif not mailer.is_address(user.email):
+                untold[user] = 'bad_email'
+            elif user in told:
+                untold[user] = 'told'
+        return untold
 
     @classmethod
-    def _queue_emails(cls, events):
+    def _queue_emails(cls, events, secure):
+        """Send the e-mails about the events once the transaction is committed.
+
+        secure: whether the server was reached by https
+        """
         transaction = Transaction()
-        if config.getboolean('queue', 'worker', default=False):
+        if _has_worker():
             with transaction.set_user(0):
-                cls.__queue__.send_emails(events)
+                cls.__queue__.send_emails(events, secure=secure)
         else:
             transaction.atexit(
                 _MAILER.submit, _send_emails, transaction.database.name,
-                [e.id for e in events])
+                [e.id for e in events], secure)
 
     @classmethod
-    def send_emails(cls, events):
-        "Send the e-mails that tell the users of the events."
-        from_ = config.get('email', 'from')
-        # A mail server that hangs would hold up the e-mails to everybody
-        uri = config.get('email', 'uri')
-        if 'timeout=' not in uri:
-            uri += f"{'&' if '?' in uri else '?'}timeout={_MAIL_TIMEOUT}"
-        mailer = SMTPDataManager(uri)
-        for event in events:
-            try:
-                message = event._get_email()
-                set_from_header(message, from_, from_)
-                # Refuses an address that is none
-                message['To'] = event.user.email
-            except ValueError:
-                logger.error(
-                    "no e-mail can be written to user %s", event.user.id)
-                continue
-            send_message_transactional(message, datamanager=mailer)
+    def send_emails(cls, events, secure=False, attempt=0):
+        """Send the e-mails about the events: the task of a worker.
 
-    def _get_email(self):
+        attempt: how often it was tried before
+        """
+        transaction = Transaction()
+        retry = None
+        if attempt < _RETRIES:
+            # Queued before the e-mails leave, so that no crash loses them
+            with transaction.set_context(
+                    queue_scheduled_at=_RETRY_DELAY * 2 ** attempt):
+                retry, = cls.__queue__.send_emails(
+                    events, secure=secure, attempt=attempt + 1)
+        # The task ends before the mail server is talked to
+        transaction.atexit(
+            _MAILER.submit, _send_emails, transaction.database.name,
+            [e.id for e in events], secure, retry)
+
+    @classmethod
+    def _write_emails(cls, ids, secure):
+        "Return the e-mails about those of the events that wait for theirs."
+        messages = {}
+        # None is left if the transaction was rolled back
+        for event in cls.search([
+                    ('id', 'in', ids),
+                    ('telling', '!=', None),
+                    ('user', '!=', None)],
+                order=[('id', 'ASC')]):
+            try:
+                messages[event.id] = event._get_email(secure)
+            except backend.DatabaseOperationalError:
+                raise
+            except Exception as error:
+                logger.error(
+                    "the e-mail to user %s cannot be written: %s: %s",
+                    event.user.id, error.__class__.__name__,
+                    ' '.join(str(error).split()))
+        return messages
+
+    @classmethod
+    def _end_emails(cls, ids, accepted, refused, retry):
+        """Note what became of the e-mails about the events.
+
+        accepted, refused: as mailer.send returns them
+        retry: the id of the task that sends the others, if there is one
+        """
+        pool = Pool()
+        Queue = pool.get('ir.queue')
+        done, lost, left = [], [], []
+        for event in cls.search([
+                    ('id', 'in', ids), ('telling', '!=', None)]):
+            if event.id in accepted:
+                done.append(event)
+            elif event.id in refused:
+                logger.error(
+                    "the mail server refused the e-mail to user %s: %s",
+                    event.user.id, refused[event.id])
+                lost.append(event)
+            else:
+                left.append(event)
+        if left and not retry:
+            if _has_worker():
+                logger.error(
+                    "e-mails about TOTP given up after a day: %d", len(left))
+            lost += left
+        cls.write(done, {'told': True, 'telling': None})
+        cls.write(lost, {'told': False, 'telling': None})
+        if retry and not left:
+            Queue.delete(Queue.search([
+                        ('id', '=', retry), ('dequeued_at', '=', None)]))
+
+    def _get_email(self, secure):
         pool = Pool()
         Lang = pool.get('ir.lang')
         cls = self.__class__
         user = self.user
         language = user.language or Lang.get()
-        message, _ = get_email('res.user.totp_event.email', self, [language])
+        with Transaction().set_context(_request={'is_secure': secure}):
+            message, _ = get_email(
+                'res.user.totp_event.email', self, [language])
+        if html := message.get_body(['html']):
+            # The text that trytond adds, if it can, is another one
+            html = html.get_content()
+            message = EmailMessage()
+            message['Content-Language'] = language.code
+            message.set_content(mailer.to_text(html))
+            message.add_alternative(html, subtype='html')
         with Transaction().set_context(language=language.code):
             subject = gettext(
                 'authentication_totp.msg_totp_event_subject',
                 event=cls(self.id).kind_string, login=user.login)
+        from_ = config.get('email', 'from')
+        set_from_header(message, from_, from_)
+        message['To'] = user.email
         # A login may hold what ends a line for an e-mail
         message['Subject'] = ' '.join(subject.split())
+        message['Date'] = formatdate()
+        domain, _, _ = host().partition(':')
+        message['Message-ID'] = make_msgid(domain=domain)
+        # Otherwise absence agents answer
+        message['Auto-Submitted'] = 'auto-generated'
         return message
+
+    @classmethod
+    def check_mailer(cls):
+        "Log that no e-mail leaves, if it is so."
+        if not (_has_worker() or mailer.has_threads()):
+            logger.error(
+                "uWSGI runs no threads, so e-mails about TOTP are not sent: "
+                "set enable-threads = true in its configuration")
 
     @classmethod
     def clean(cls):
@@ -188,8 +304,35 @@ class UserTOTPEvent(ModelSQL, ModelView):
         cls.delete(cls.search([('time', '<', time)]))
 
 
-def _send_emails(database_name, event_ids):
-    with Transaction().start(database_name, 0):
-        Event = Pool().get('res.user.totp_event')
-        # None is left if the transaction was rolled back
-        Event.send_emails(Event.search([('id', 'in', event_ids)]))
+def _has_worker():
+    return config.getboolean('queue', 'worker', default=False)
+
+
+def _send_emails(database_name, ids, secure, retry=None):
+    """Send the e-mails about the events, without a transaction meanwhile.
+
+    retry: the id of the task that sends them again, if there is one
+    """
+    try:
+        messages = _transact(
+            database_name, lambda Event: Event._write_emails(ids, secure))
+        accepted, refused = mailer.send(messages)
+        _transact(
+            database_name, lambda Event: Event._end_emails(
+                ids, accepted, refused, retry))
+    except Exception:
+        # Nobody waits for the thread
+        logger.exception("e-mails about TOTP were not sent")
+
+
+def _transact(database_name, function):
+    "Return what the function returns, called in a transaction of its own."
+    retry = config.getint('database', 'retry')
+    for count in range(retry, -1, -1):
+        try:
+            with Transaction().start(database_name, 0):
+                return function(Pool().get('res.user.totp_event'))
+        except backend.DatabaseOperationalError:
+            if not count:
+                raise
+            time.sleep(0.02 * (retry - count + 1))

@@ -22,10 +22,6 @@ class TOTPCodeRepeatedError(TOTPCodeUsedError):
     pass
 
 
-class TOTPRecoveryCodeError(TOTPCodeError):
-    pass
-
-
 class TOTPWaitError(TOTPCodeError):
     pass
 

@@ -13,10 +13,9 @@ from sql.aggregate import Count
 from sql.functions import Abs
 
 from trytond import backend
-from trytond.i18n import gettext
+from trytond.i18n import gettext, ngettext
 from trytond.model import ModelSQL, Unique, fields
 from trytond.pool import Pool
-from trytond.report import Report
 from trytond.transaction import Transaction
 
 from . import clock, settings
@@ -324,15 +323,36 @@ class UserTOTPGuess(ModelSQL):
                 cls._is_locked(table), table.failed, table.wait,
                 where=(table.user == user) & (table.kind == kind)))
         for locked, failed, seconds in cursor:
-            if locked:
-                raise TOTPWaitError(
-                    gettext('authentication_totp.msg_totp_locked'))
-            elif seconds:
-                rest = math.ceil(seconds - abs(clock.now() - failed))
-                raise TOTPWaitError(gettext(
-                        'authentication_totp.msg_totp_wait',
-                        time=Report.format_timedelta(
-                            dt.timedelta(seconds=max(rest, 1)))))
+            if locked or seconds:
+                raise TOTPWaitError(cls._explain_wait(
+                        locked, seconds - abs(clock.now() - failed)))
+
+    @classmethod
+    def explain_wait(cls, failures, authenticators):
+        """Return the text that says when codes are evaluated again, None if
+        the next one is.
+
+        failures: the Failures, the last one just now
+        authenticators: how many the user has
+        """
+        locked = cls.is_locked(failures, authenticators)
+        seconds = wait(failures.consecutive)
+        if locked or seconds:
+            return cls._explain_wait(locked, seconds)
+
+    @classmethod
+    def _explain_wait(cls, locked, seconds):
+        if locked:
+            return gettext('authentication_totp.msg_totp_locked')
+        seconds = max(math.ceil(seconds), 1)
+        unit, number = 'seconds', seconds
+        if seconds > 60:
+            unit, number = 'minutes', math.ceil(seconds / 60)
+        return gettext(
+            'authentication_totp.msg_totp_wait',
+            time=ngettext(
+                f'authentication_totp.msg_totp_{unit}', number,
+                number=number))
 
     @classmethod
     def unlock(cls, user_ids):

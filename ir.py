@@ -7,7 +7,6 @@ from trytond.model import ModelSQL
 from trytond.pool import Pool, PoolMeta
 from trytond.transaction import Transaction, without_check_access
 
-from . import settings
 from .exceptions import TOTPAccessError
 
 _PACKAGE = __name__.rpartition('.')[0]
@@ -26,12 +25,13 @@ class Configuration(metaclass=PoolMeta):
 
     def check(self):
         pool = Pool()
+        Event = pool.get('res.user.totp_event')
         User = pool.get('res.user')
         super().check()
         # Called once the database is loaded
         User.check_authentications()
-        if settings.get('encryption_keys'):
-            User.check_totp_sealed()
+        User.check_totp()
+        Event.check_mailer()
 
 
 class Cron(metaclass=PoolMeta):

@@ -16,12 +16,12 @@ from trytond.i18n import gettext
 from trytond.pool import Pool, PoolMeta
 from trytond.transaction import Transaction
 
-from . import totp
+from . import notice, totp
 from .authentications import methods, strip
 from .exceptions import (
     TOTPCodeError, TOTPCodeFormError, TOTPCodeRepeatedError,
-    TOTPCodeUsedError, TOTPRecoveryCodeError, TOTPSetupError,
-    TOTPSetupException, TOTPUnreadableError, TOTPWaitError)
+    TOTPCodeUsedError, TOTPSetupError, TOTPSetupException, TOTPUnreadableError,
+    TOTPWaitError)
 from .language import sane_language
 
 logger = logging.getLogger(__name__)
@@ -91,21 +91,58 @@ class User(metaclass=PoolMeta):
     def check_authentications(cls):
         "Log each name of the setting authentications that is unknown."
         cls._prepare_methods()
+        tell = partial(notice.tell, logger)
         for name in dict.fromkeys(method.name for method in methods()):
             unknown = getattr(cls, f'_login_{name}')
             if isinstance(unknown, _UnknownMethod):
-                unknown.log()
+                unknown.log(tell)
         for method in methods():
             for option in method.options:
-                cls._is_login_option(option)
+                cls._is_login_option(option, tell)
+        cls._check_chains(tell)
 
     @classmethod
-    def _is_login_option(cls, option):
+    def _check_chains(cls, tell):
+        "Log what lets users log in without the code that others are asked."
+        chains = {}
+        for method in methods():
+            chains.setdefault(method.chain, set()).add(method.name)
+        with_totp = {c: n for c, n in chains.items() if 'totp' in n}
+        without = {
+            chain: names for chain, names in chains.items()
+            if chain not in with_totp and not any(
+                isinstance(getattr(cls, f'_login_{name}'), _UnknownMethod)
+                for name in names)}
+        if without and not with_totp and cls._is_totp_in_use():
+            tell(
+                "[session] authentications: %s names no totp, so no user of "
+                "the database %s is asked for a code",
+                ' or '.join(map(repr, without)), Transaction().database.name)
+        for chain, names in without.items():
+            for other, others in with_totp.items():
+                if names < others:
+                    tell(
+                        "[session] authentications: %r lets users log in "
+                        "without the code that %r asks for", chain, other)
+
+    @classmethod
+    def _is_totp_in_use(cls):
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.select(
+                table.id,
+                where=(table.totp_secret != Null)
+                | cls._is_totp_mandatory(table),
+                limit=1))
+        return bool(cursor.fetchone())
+
+    @classmethod
+    def _is_login_option(cls, option, log=logger.error):
         if hasattr(cls, f'_check_login_options_{option}'):
             return True
-        logger.error(
-            "[session] authentications: %r is not an option of a login "
-            "method; it is ignored", option)
+        log("[session] authentications: %r is not an option of a login method "
+            "in the database %s; it is ignored",
+            option, Transaction().database.name)
         return False
 
     @classmethod
@@ -135,15 +172,18 @@ class User(metaclass=PoolMeta):
         if state.set_up:
             for user in cls._get_login_users(login, parameters):
                 if not user.totp_enabled:
-                    return user._set_up_totp_in_dialog(parameters)
-        if 'totp_code' not in parameters:
+                    try:
+                        return user._set_up_totp_in_dialog(parameters)
+                    except TOTPUnreadableError as error:
+                        cls._refuse_totp_code(login, parameters, error)
+        code = parameters.get('totp_code')
+        if totp.is_blank(code):
+            if 'totp_code' in parameters and cls._has_alternative():
+                return
             raise LoginException(
                 'totp_code',
                 gettext('authentication_totp.msg_totp_code', login=login),
                 type='char')
-        code = parameters['totp_code']
-        if totp.is_blank(code):
-            return
         try:
             match = Counter.verify(
                 cls._query_login(login, parameters, enrolled=True), code,
@@ -153,6 +193,11 @@ class User(metaclass=PoolMeta):
             cls._refuse_totp_code(login, parameters, error)
         cls._accept_totp(parameters, match.user, Counter.consume, match)
         return match.user
+
+    @classmethod
+    def _has_alternative(cls):
+        "Return whether a blank code moves on to another chain of methods."
+        return len({method.chain for method in methods()}) > 1
 
     @classmethod
     def _accept_totp(cls, parameters, user_id, function, *args):
@@ -166,33 +211,35 @@ class User(metaclass=PoolMeta):
         message = error.message
         passed = _STATE in parameters and parameters[_STATE].passed
         # Only a right code was used, the rest is the same for everybody
-        if not passed and not isinstance(error, TOTPCodeUsedError):
-            message = gettext('authentication_totp.msg_totp_code_refused')
-        if isinstance(error, TOTPRecoveryCodeError):
-            cls._add_login_attempt(login, parameters)
-        elif not isinstance(error, TOTPCodeRepeatedError) and not (
+        if not passed:
+            message = gettext(
+                'authentication_totp.msg_totp_code_used'
+                if isinstance(error, TOTPCodeUsedError)
+                else 'authentication_totp.msg_totp_code_refused')
+        if not isinstance(error, TOTPCodeRepeatedError) and not (
                 passed and isinstance(
                     error, (TOTPWaitError, TOTPUnreadableError))):
-            cls._add_login_attempt()
+            # Without the login, so that only Tryton's limit of the network
+            # counts it. The module counts wrong codes itself, and Tryton's
+            # limit of the login would also refuse the recovery code that ends
+            # the waiting.
+            cls._add_login_attempt('')
         raise LoginException('totp_code', message, type='char') from None
 
     @classmethod
-    def _add_login_attempt(cls, login='', parameters=None):
-        """Add a failed login to those that Tryton limits, which get_login
-        does not if a method raises.
-
-        Without the login only the limit of the network counts it. The module
-        counts wrong codes itself, and Tryton's limit of the login would also
-        refuse the recovery code that ends the waiting.
-        """
+    def _add_login_attempt(cls, login, device_cookie=None):
+        "Add a failed login, which get_login does not if a method raises."
         pool = Pool()
         LoginAttempt = pool.get('res.user.login.attempt')
-        LoginAttempt.add(login, (parameters or {}).get('device_cookie'))
+        LoginAttempt.add(login, device_cookie)
 
     def _set_up_totp_in_dialog(self, parameters):
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
-        if 'totp_code' not in parameters:
+        code = parameters.get('totp_code')
+        if totp.is_blank(code):
+            if 'totp_code' in parameters and self._has_alternative():
+                return
             # A new key, for whoever asks: an attacker who knows the password
             # would otherwise see the key that the owner confirms
             secret = self.start_totp_setup()
@@ -202,13 +249,14 @@ class User(metaclass=PoolMeta):
                     parameters=''.join(
                         f', {p}' for p in self.describe_totp_parameters(
                             secret))), type='char')
-        code = parameters['totp_code']
-        if totp.is_blank(code):
-            return
         try:
             Counter.match(self.get_pending_totp_secret()[1], code)
+        except TOTPUnreadableError:
+            raise
         except (TOTPCodeError, TOTPSetupError) as error:
-            self._add_login_attempt()
+            # Nothing else limits the guesses of a new key
+            self._add_login_attempt(
+                self.login, parameters.get('device_cookie'))
             message = error.message
             if not isinstance(error, TOTPCodeFormError):
                 message = gettext('authentication_totp.msg_totp_setup_wrong')
@@ -295,12 +343,12 @@ class _UnknownMethod(_Method):
     def __init__(self, name):
         self.name = name
 
-    def log(self):
+    def log(self, log=logger.error):
         chains = [m.chain for m in methods() if m.name == self.name]
-        logger.error(
-            "[session] authentications: %r is not a login method; "
-            "nobody can log in by %s",
-            self.name, ", ".join(map(repr, chains)))
+        log("[session] authentications: %r is not a login method in the "
+            "database %s; nobody can log in by %s",
+            self.name, Transaction().database.name,
+            ", ".join(map(repr, chains)))
 
     def __call__(self, login, parameters):
         self.log()

@@ -6,16 +6,23 @@
 import logging
 
 from sql import Null
-from sql.aggregate import Count
+from sql.aggregate import Count, Max
 from sql.conditionals import Coalesce
+from sql.functions import Random
 
+from trytond import backend
 from trytond.model import fields
 from trytond.pool import Pool, PoolMeta
+from trytond.tools import grouped_slice, sqlite_apply_types
 from trytond.transaction import Transaction
 
-from . import clock, seal
+from . import clock, notice, seal, settings
 
 logger = logging.getLogger(__name__)
+
+_CLEAR = f'{seal.CLEAR}%'
+# How many secrets are opened when a database is loaded
+_SAMPLE = 100
 
 
 class User(metaclass=PoolMeta):
@@ -95,16 +102,101 @@ class User(metaclass=PoolMeta):
         Guess.clean()
 
     @classmethod
-    def check_totp_sealed(cls):
-        "Log how many secrets are stored in clear although there are keys."
+    def check_totp(cls):
+        """Log what is wrong with the stored secrets and with the clock.
+
+        Called once the database is loaded.
+        """
+        try:
+            keys = settings.get('encryption_keys')
+        except settings.DeniedError:
+            # Told at start
+            pass
+        else:
+            if keys:
+                cls._check_totp_sealed()
+            cls._check_totp_readable()
+        cls._check_totp_clock()
+
+    @classmethod
+    def _check_totp_sealed(cls):
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.select(
                 Count(table.id),
-                where=table.totp_secret.like(f'{seal.CLEAR}%')))
+                where=table.totp_secret.like(_CLEAR)))
         count, = cursor.fetchone()
         if count:
-            logger.error(
-                "users whose TOTP secrets are stored in clear in the database "
-                "%s: %d; to seal them, run trytond_totp reseal",
+            notice.tell(
+                logger, "users whose TOTP secrets are stored in clear in the "
+                "database %s: %d; to seal them, run trytond_totp reseal",
                 Transaction().database.name, count)
+
+    @classmethod
+    def _check_totp_readable(cls):
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        # Any of them, so that restarts find also what concerns few users
+        cursor.execute(*table.select(
+                table.id, table.totp_secret,
+                Coalesce(table.totp_generation, 0),
+                where=~table.totp_secret.like(_CLEAR),
+                order_by=Random(), limit=_SAMPLE))
+        rows = cursor.fetchall()
+        unreadable = cls._unreadable_totp_owners(rows)
+        if unreadable:
+            notice.tell(
+                logger, "users whose TOTP secret no key opens in the database "
+                "%s: %d of %d tried; their codes cannot be checked until the "
+                "key is back in the file of encryption_keys; "
+                "trytond_totp status names them",
+                Transaction().database.name, len(unreadable), len(rows))
+
+    @classmethod
+    def unreadable_totp_owners(cls, users):
+        "Return the set of ids of the users whose secrets no key opens."
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        unreadable = set()
+        for sub_users in grouped_slice(users):
+            cursor.execute(*table.select(
+                    table.id, table.totp_secret,
+                    Coalesce(table.totp_generation, 0),
+                    where=fields.SQL_OPERATORS['in'](
+                        table.id, [u.id for u in sub_users])
+                    & (table.totp_secret != Null)))
+            unreadable |= cls._unreadable_totp_owners(cursor)
+        return unreadable
+
+    @classmethod
+    def _unreadable_totp_owners(cls, rows):
+        unreadable = set()
+        for id_, stored, generation in rows:
+            try:
+                cls.unseal_totp_secrets(id_, stored, generation)
+            except ValueError:
+                unreadable.add(id_)
+        return unreadable
+
+    @classmethod
+    def _check_totp_clock(cls):
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        table = Counter.__table__()
+        cursor = Transaction().connection.cursor()
+        query = table.select(Max(table.last_used).as_('last_used'))
+        if backend.name == 'sqlite':
+            sqlite_apply_types(query, ['DATETIME'])
+        cursor.execute(*query)
+        last, = cursor.fetchone()
+        if last is None:
+            return
+        now = clock.second(clock.now())
+        ahead = (last - now).total_seconds()
+        if ahead > (settings.get('tolerance') + 1) * settings.get('period'):
+            notice.tell(
+                logger, "the clock of this machine was set back: it shows %s "
+                "UTC, but in the database %s a code was accepted at %s UTC; "
+                "the codes of users who logged in since then do not work "
+                "until the clock has caught up",
+                now, Transaction().database.name, last)

@@ -10,7 +10,7 @@ from trytond.i18n import gettext
 from . import totp
 from .exceptions import (
     TOTPCodeError, TOTPCodeFormError, TOTPCodeRepeatedError, TOTPCodeUsedError,
-    TOTPRecoveryCodeError, TOTPUnreadableError)
+    TOTPUnreadableError)
 
 
 class Refusal(NamedTuple):
@@ -26,8 +26,13 @@ class Refusal(NamedTuple):
     digits: tuple = ()
     counted: bool = True
 
-    def get_error(self):
-        "Return the error to raise."
+    def get_error(self, wait=None):
+        """Return the error to raise.
+
+        wait: the text that tells the user to wait, if the failure made wait
+        """
+        if wait:
+            return self.error(wait)
         digits = ', '.join(map(str, self.digits))
         if len(self.digits) == 2:
             first, second = self.digits
@@ -43,8 +48,7 @@ class Refusal(NamedTuple):
 WRONG = Refusal(TOTPCodeError, 'msg_totp_code_wrong')
 # A code of a new key, which nobody has confirmed yet
 WRONG_NEW = Refusal(TOTPCodeError, 'msg_totp_new_code_wrong')
-WRONG_RECOVERY_CODE = Refusal(
-    TOTPRecoveryCodeError, 'msg_totp_recovery_code_wrong')
+WRONG_RECOVERY_CODE = Refusal(TOTPCodeError, 'msg_totp_recovery_code_wrong')
 USED = Refusal(TOTPCodeUsedError, 'msg_totp_code_used')
 # A form that was sent twice, or who logs out and in again, attacks nobody
 REPEATED = Refusal(

@@ -7,6 +7,7 @@ from functools import partial
 
 from sql import Literal, Null
 from sql.conditionals import Case
+from sql.functions import Lower
 
 from trytond.i18n import gettext
 from trytond.model import ModelView, dualmethod, fields
@@ -240,9 +241,11 @@ class User(metaclass=PoolMeta):
         table = LoginAttempt.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.delete(
+                # A directory may accept the login in other capitals
                 where=fields.SQL_OPERATORS['in'](
-                    table.login,
-                    [u.login[:LoginAttempt.login.size] for u in users])))
+                    Lower(table.login), [
+                        u.login[:LoginAttempt.login.size].lower()
+                        for u in users])))
 
     @dualmethod
     @ModelView.button
@@ -275,8 +278,10 @@ class User(metaclass=PoolMeta):
         if 'login' in values:
             # Devices belong to the text of a login, which another user may
             # have had before or get after
-            logins = {u.login for u in users} | {values['login']}
-            on_write.append(partial(Device.clear, list(logins)))
+            logins = {u.login for u in users} - {values['login']}
+            if logins:
+                logins.add(values['login'])
+                on_write.append(partial(Device.clear, list(logins)))
         return on_write
 
     @classmethod

@@ -3,16 +3,13 @@
 # terms.
 "The section authentication_totp of the configuration"
 
-import functools
 import logging
-import os
-import stat
 import string
 from urllib.parse import urlsplit
 
 import trytond.config as config
 
-from . import seal, totp
+from . import keyfile, notice, seal, totp
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +19,10 @@ _MAX_IMAGE_LENGTH = 256
 
 class SettingError(ValueError):
     "A setting of the configuration that is out of range"
+
+
+class DeniedError(SettingError):
+    "The user of this process may not read the file of keys"
 
 
 def _choice(*choices):
@@ -69,40 +70,15 @@ def _image(value):
         except ValueError:
             url = None
         if (not url or url.scheme != 'https' or not url.netloc
-                or len(value) > _MAX_IMAGE_LENGTH):
+                or len(value) > _MAX_IMAGE_LENGTH
+                # A character beyond takes up to 12 in the URI, and the QR
+                # code has no room for so many
+                or not (value.isascii() and value.isprintable())
+                or ' ' in value):
             raise ValueError(
                 "must be blank or a https URL of at most "
-                f"{_MAX_IMAGE_LENGTH} characters")
+                f"{_MAX_IMAGE_LENGTH} ASCII characters without blanks")
     return value
-
-
-@functools.cache
-def _keys(path):
-    if not path:
-        return ()
-    try:
-        with open(path, encoding='ascii') as file:
-            mode = os.fstat(file.fileno()).st_mode
-            lines = filter(None, map(str.strip, file))
-            keys = tuple(
-                seal.key(line) for line in lines if not line.startswith('#'))
-    except OSError as error:
-        raise ValueError(
-            f"must be the path of a file that can be read, "
-            f"but: {error.strerror}") from None
-    except ValueError:
-        keys = None
-    if not keys:
-        raise ValueError(
-            "must be the path of a file of keys, one a line, "
-            "each 32 bytes in URL-safe base64")
-    if mode & stat.S_IROTH:
-        logger.error(
-            "every user of this machine can read the keys in %s", path)
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        logger.error(
-            "other users of this machine can replace the keys in %s", path)
-    return keys
 
 
 _SETTINGS = {
@@ -114,7 +90,7 @@ _SETTINGS = {
         '30', _whole(totp.PERIODS.start, totp.PERIODS.stop - 1, "seconds")),
     'tolerance': ('1', _whole(0, 10, "time steps")),
     'key_length': ('160', _whole(totp.MIN_KEY_BITS, 1024, "bits")),
-    'encryption_keys': ('', _keys),
+    'encryption_keys': ('', keyfile.keys),
     'max_authenticators': ('5', _whole(1, 10, "authenticators")),
     'recovery_codes': ('10', _whole(0, 50, "codes")),
     'max_failures': ('100', _whole(3, 100, "failures")),
@@ -134,22 +110,55 @@ def get(name):
     try:
         return parse(value.strip())
     except ValueError as error:
-        raise SettingError(
+        denied = isinstance(error, keyfile.DeniedError)
+        raise (DeniedError if denied else SettingError)(
             f"[{_SECTION}] {name} = {value!r}: {error}") from None
 
 
-def check():
-    "Raise SettingError for the first setting that is out of range."
+def check(needs_keys=True):
+    """Raise SettingError for the first setting that is out of range.
+
+    needs_keys: whether the process has to read the keys; if not, and its user
+        may not do so, that is only logged
+    """
     for name in _SETTINGS:
-        get(name)
+        try:
+            get(name)
+        except DeniedError as error:
+            if needs_keys:
+                raise
+            notice.tell(
+                logger, "%s; what needs no keys goes on without them", error)
 
 
-def warn_if_unsealed():
-    "Log that secrets are stored in clear, if they are."
-    if not get('encryption_keys'):
-        logger.warning(
-            "[%s] encryption_keys is not set: "
+def tell():
+    "Log what the administrator must know of the settings."
+    for library, error in missing_libraries():
+        notice.tell(
+            logger, "the library %s cannot be loaded, so no code can be "
+            "checked and nobody can set TOTP up: %s", library, error)
+    if not config.get(_SECTION, 'encryption_keys', default='').strip():
+        notice.tell(
+            logger, "[%s] encryption_keys is not set: "
             "the secrets are stored in clear in the database", _SECTION)
+    unusual = [
+        f'{name} = {get(name)}' for name in parameters()
+        if str(get(name)) != _SETTINGS[name][0]]
+    if unusual:
+        notice.tell(
+            logger, "[%s] %s: some authenticators ignore or refuse this and "
+            "show wrong codes; the manual names them",
+            _SECTION, ", ".join(unusual))
+
+
+def missing_libraries():
+    """Return the name of each library without which no code can be checked
+    but which cannot be loaded, with the error.
+    """
+    return [
+        (name, error) for name, error in [
+            ('cryptography', seal.MISSING), ('passlib', totp.MISSING)]
+        if error]
 
 
 def parameters():

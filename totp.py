@@ -18,8 +18,14 @@ import unicodedata
 from typing import NamedTuple
 from urllib.parse import quote
 
-from passlib.exc import TokenError
-from passlib.totp import TOTP
+try:
+    from passlib.exc import TokenError
+    from passlib.totp import TOTP
+except ImportError as error:
+    # The server must start, else nobody could log in at all
+    MISSING, TOTP, TokenError = error, None, ValueError
+else:
+    MISSING = None
 
 # The length of the hash in bits
 ALGORITHMS = {'sha1': 160, 'sha256': 256, 'sha512': 512}
@@ -110,7 +116,7 @@ def is_key(code):
     if not isinstance(code, str):
         return False
     code = _simplify(code[:_MAX_CODE_LENGTH]).upper()
-    return code.startswith('OTPAUTH:') or (
+    return code.startswith('OTPAUTH') or (
         len(code) * 5 >= MIN_KEY_BITS and set(code) <= _BASE32
         and sum(c not in _RECOVERY_CHARACTERS for c in code)
         >= _FOREIGN_IN_KEY)
@@ -246,7 +252,7 @@ class Secret:
         account, issuer: the names that it shows, as display_name returns them
         image: the URL of a logo
         """
-        uri = self._totp.to_uri(account or '?', issuer)
+        uri = self._totp.to_uri(account or '\uff1f', issuer)
         if image:
             uri += '&image=' + quote(image, '')
         return uri
@@ -261,12 +267,17 @@ class Secret:
         drift: how many steps the authenticator is ahead
         Return None if code is wrong or malformed.
         """
-        if not count_digits(code):
+        count = count_digits(code)
+        if not count:
             return None
+        # The same work for each number of digits, or the time would tell how
+        # many the codes of a user have
+        code = _clean(code) if count == self.digits else '0' * self.digits
         with contextlib.suppress(TokenError):
-            return self._totp.match(
-                _clean(code), time + drift * self.period,
+            counter = self._totp.match(
+                code, time + drift * self.period,
                 window=tolerance * self.period).counter
+            return counter if count == self.digits else None
 
     @property
     def unusual(self):

@@ -11,13 +11,12 @@ from trytond.pyson import Eval
 from trytond.report import Report
 from trytond.tools import slugify, timezone
 from trytond.transaction import Transaction
-from trytond.url import host, http_host
+from trytond.url import host, http_base, is_secure
 from trytond.wizard import Button, StateTransition, StateView, Wizard
 
 from . import settings
 
 try:
-    from qrcode.exceptions import DataOverflowError
     from trytond.tools.qrcode import generate_png
 except ImportError:
     generate_png = None
@@ -173,11 +172,12 @@ class SetupTOTP(RecoveryCodesMixin, Wizard):
             # A screen damages nothing, so the lowest correction, which makes
             # the largest modules
             return generate_png(uri, error_correction='L').getvalue()
-        except (DataOverflowError, ValueError):
+        except Exception as error:
+            # Key and URI are shown all the same. The text of the error may
+            # hold them.
             logger.error(
-                "the QR code of user %s is too small for the URI; "
-                "choose shorter names, a shorter image or a shorter key",
-                Transaction().user)
+                "no QR code for user %s, perhaps because the URI is too long: "
+                "%s", Transaction().user, type(error).__name__)
 
     def transition_confirm(self):
         pool = Pool()
@@ -299,9 +299,9 @@ class ResetTOTP(SelectedUsersMixin, Wizard):
         return 'end'
 
 
-class InviteTOTPStart(ModelView):
-    __name__ = 'res.user.invite_totp.start'
-    __string__ = "Invite to Set up TOTP"
+class InvitedUsersMixin:
+    "Who gets an e-mail, and who gets none"
+    __slots__ = ()
 
     users = fields.Many2Many(
         'res.user', None, None, "Users", readonly=True,
@@ -311,7 +311,29 @@ class InviteTOTPStart(ModelView):
         states={
             'invisible': ~Eval('without_email'),
             },
-        help="Those who have no TOTP yet and get no e-mail.")
+        help="Those who have no e-mail address.")
+    bad_email = fields.Many2Many(
+        'res.user', None, None, "Wrong E-mail", readonly=True,
+        states={
+            'invisible': ~Eval('bad_email'),
+            },
+        help="Those whose e-mail address is not valid.")
+    already_invited = fields.Many2Many(
+        'res.user', None, None, "Already Invited", readonly=True,
+        states={
+            'invisible': ~Eval('already_invited'),
+            },
+        help="Those who were invited within the last hour.")
+
+
+class InviteTOTPStart(InvitedUsersMixin, ModelView):
+    __name__ = 'res.user.invite_totp.start'
+    __string__ = "Invite to Set up TOTP"
+
+
+class InviteTOTPDone(InvitedUsersMixin, ModelView):
+    __name__ = 'res.user.invite_totp.done'
+    __string__ = "Invited to Set up TOTP"
 
 
 class InviteTOTP(SelectedUsersMixin, Wizard):
@@ -325,23 +347,47 @@ class InviteTOTP(SelectedUsersMixin, Wizard):
             Button("Send", 'send', 'tryton-ok', default=True),
             ])
     send = StateTransition()
+    done = StateView(
+        'res.user.invite_totp.done',
+        'authentication_totp.invite_totp_done_view_form', [
+            Button("Close", 'end', 'tryton-close', default=True),
+            ])
+    sent = None
 
     @property
     def users(self):
         return [u for u in super().users if not u.totp_enabled]
 
-    def default_start(self, fields):
+    def _sort(self):
+        "Return the values of the lists of users."
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
         users = self.users
+        untold = Event.untold(users, 'invited')
+
+        def ids(reason):
+            return [u.id for u in users if untold.get(u) == reason]
         return {
-            'users': [u.id for u in users if u.email],
-            'without_email': [u.id for u in users if not u.email],
+            'users': ids(None),
+            'without_email': ids('no_email'),
+            'bad_email': ids('bad_email'),
+            'already_invited': ids('told'),
             }
+
+    def default_start(self, fields):
+        return self._sort()
 
     def transition_send(self):
         pool = Pool()
         Event = pool.get('res.user.totp_event')
-        Event.record([u for u in self.users if u.email], 'invited')
-        return 'end'
+        User = pool.get('res.user')
+        self.sent = self._sort()
+        Event.record(User.browse(self.sent['users']), 'invited')
+        return 'done'
+
+    def default_done(self, fields):
+        # Only Send leads here
+        return self.sent or {}
 
 
 class TOTPEventEmail(Report):
@@ -354,7 +400,11 @@ class TOTPEventEmail(Report):
         context = super().get_context(records, header, data)
         context['direction'] = Lang.get().direction
         context['timezone'] = timezone.SERVER
-        context['host'] = host()
-        context['http_host'] = http_host()
-        context['database'] = Transaction().database.name
+        database = Transaction().database.name
+        context['web_url'] = f"{http_base().rstrip('/')}/#{database}"
+        netloc = host()
+        if is_secure() and ':' not in netloc:
+            # The desktop client takes 8000 by default
+            netloc += ':443'
+        context['desktop_url'] = f'tryton://{netloc}/{database}'
         return context

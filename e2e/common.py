@@ -12,7 +12,8 @@ import pyotp
 from demo.demo import Server, free_port
 
 PASSWORD = "Password for %s"
-CODE = "Enter the code that your authenticator shows for %s."
+CODE = (
+    "Enter the code from your authenticator for %s, or a recovery code.")
 CODE_WRONG = (
     "The code is wrong. Enter the code that your authenticator shows now.")
 PERIOD = 30

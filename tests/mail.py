@@ -7,7 +7,9 @@ from email import message_from_bytes, policy
 
 from trytond import security
 from trytond.exceptions import LoginException
+from trytond.pool import Pool
 from trytond.tests.test_tryton import DB_NAME
+from trytond.worker import run_task
 
 from .tools import ADDRESS, PASSWORD, TOTPTestCase, start_mail_server
 
@@ -17,6 +19,14 @@ class Inbox:
 
     def __init__(self):
         self.messages = []
+        # The answers to those addresses that it does not take
+        self.answers = {}
+
+    async def handle_RCPT(self, server, session, envelope, address, options):
+        if answer := self.answers.get(address):
+            return answer
+        envelope.rcpt_tos.append(address)
+        return '250 OK'
 
     async def handle_DATA(self, server, session, envelope):
         self.messages.append(
@@ -31,11 +41,15 @@ class MailTestCase(TOTPTestCase):
         super().setUp()
         self.lift_core_limit()
         self.inbox = Inbox()
-        self.server = start_mail_server(self, self.inbox)
+        self.server = None
         self.addCleanup(self.stop_server)
+        self.start_server()
+        self.set_config('email', 'from', 'tryton@example.com')
+
+    def start_server(self):
+        self.server = start_mail_server(self, self.inbox)
         self.set_config(
             'email', 'uri', f'smtp://127.0.0.1:{self.server.port}')
-        self.set_config('email', 'from', 'tryton@example.com')
 
     def stop_server(self):
         if self.server:
@@ -70,6 +84,50 @@ class MailTestCase(TOTPTestCase):
         self.messages = self.inbox.messages.copy()
         self.inbox.messages.clear()
         return subjects
+
+    def tasks(self):
+        "The tasks that wait, and those that run later, as pairs with a delay"
+        with self.transaction():
+            Queue = Pool().get('ir.queue')
+            return [
+                (task.id, task.scheduled_at
+                    and task.scheduled_at - task.enqueued_at)
+                for task in Queue.search(
+                    [('finished_at', '=', None)], order=[('id', 'ASC')])]
+
+    def run_tasks(self):
+        for id_, _ in self.tasks():
+            run_task(DB_NAME, id_)
+
+    def told(self, *user_ids, kind='invited'):
+        "Whether each of the users was told of the last event of the kind"
+        with self.transaction():
+            Event = Pool().get('res.user.totp_event')
+            events = [
+                Event.search([
+                        ('user', '=', user_id), ('kind', '=', kind)],
+                    order=[('id', 'DESC')], limit=1)[0]
+                for user_id in user_ids]
+            return [bool(e.told) for e in events]
+
+    def wizard(self, rpc, name, *states, user_ids):
+        "Run the wizard on the users and return what each state shows"
+        context = {
+            'active_model': 'res.user', 'active_id': user_ids[0],
+            'active_ids': user_ids}
+        prefix = f'wizard.res.user.{name}'
+        session_id, start, _ = rpc.call(f'{prefix}.create', context)
+        views = [
+            rpc.call(f'{prefix}.execute', session_id, {}, state, context)
+            for state in [start, *states]]
+        return [
+            view['view']['defaults'] for view in views if 'view' in view]
+
+    def invite(self, *user_ids):
+        "Let an administrator invite the users, and return what is shown"
+        admin, _ = self.user(administrator=True)
+        return self.wizard(
+            self.client(admin), 'invite_totp', 'send', user_ids=user_ids)
 
     def text(self):
         message, = self.messages

@@ -196,6 +196,7 @@ class ChainsTestCase(TOTPTestCase):
 
     def test_misprint_at_start(self):
         "Test that the server names what it does not know when it starts"
+        self.forget_others()
         for value, name in MISPRINTS + MISPRINTS_FIRST + [
                 ('password+totp?no_totp_secrt', 'no_totp_secrt'),
                 ('password+totp,password+totp?device_cookie:ip', 'ip'),
@@ -206,17 +207,51 @@ class ChainsTestCase(TOTPTestCase):
                     self.load()
                 self.assertLine(logs, name)
 
-    def load(self):
-        "Do what the server does last when it loads the database"
-        with self.transaction():
-            Pool().get('ir.configuration')(1).check()
-
     def test_start(self):
         "Test that the database is not loaded without the check"
+        self.forget_others()
         self.chains('password+topt')
         with self.assertLogs(LOGGER, 'ERROR') as logs:
             Pool(DB_NAME).init()
         self.assertLine(logs, 'topt')
+
+    def test_no_totp(self):
+        "Test that the server says so if nobody is asked for a code"
+        _, user_id = self.user()
+        for value in ['password', 'password,password+sms']:
+            self.chains(value)
+            with self.subTest(value=value):
+                with self.transaction() as transaction:
+                    User = Pool().get('res.user')
+                    with self.assertLogs(LOGGER, 'ERROR') as logs:
+                        User.write([User(user_id)], {'totp_required': True})
+                        User.check_authentications()
+                    transaction.rollback()
+                self.assertLine(logs, 'password')
+                self.assertIn('names no totp', logs.output[0])
+        with self.transaction():
+            User = Pool().get('res.user')
+            with patch.object(
+                    User, '_is_totp_in_use', return_value=False), \
+                    self.assertNoLogs(LOGGER, 'ERROR'):
+                User.check_authentications()
+
+    def test_without_code(self):
+        "Test that the server names a chain that makes another one useless"
+        for value in ['password+totp,password', 'password,password+totp']:
+            with self.subTest(value=value):
+                self.chains(value)
+                with self.assertLogs(LOGGER, 'ERROR') as logs:
+                    self.load()
+                self.assertIn(
+                    "'password' lets users log in without the code that "
+                    "'password+totp' asks for", logs.output[0])
+        for value in ['totp,password', 'password+totp,password+sms']:
+            with self.subTest(value=value):
+                self.chains(value)
+                with self.transaction(), \
+                        self.assertNoLogs(LOGGER, 'ERROR'):
+                    Pool().get('res.user').check_authentications()
 
     def test_following_chain(self):
         "Test that a valid chain works after one with an unknown name"
@@ -327,13 +362,15 @@ class ChainsTestCase(TOTPTestCase):
 
     def test_valid(self):
         "Test that valid settings work, without a word in the log"
+        self.forget_others()
         (login, user_id, _), (without, without_id, _) = self.users()
         for value in WITH_TOTP + WITHOUT_TOTP:
             with self.subTest(value=value):
                 self.chains(value)
                 sms_code = self.sms_code(user_id)
                 with self.assertNoLogs(LOGGER, 'ERROR'):
-                    self.load()
+                    if value in WITH_TOTP:
+                        self.load()
                     self.assertEqual(
                         self.answer(
                             login, password=PASSWORD, totp_code=self.code(),

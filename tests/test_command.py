@@ -21,6 +21,7 @@ from trytond.pool import Pool
 from trytond.tests.test_tryton import DB_NAME
 from trytond.transaction import Transaction
 
+from .mail import Inbox
 from .test_concurrency import at_once
 from .tools import (
     KEY, OTHER_KEY, PASSWORD, RPC, TOTPTestCase, right_code, seal_set,
@@ -46,35 +47,13 @@ with Transaction().start('full', 0):
 """
 
 
-class Inbox:
-    "What a mail server does with an e-mail"
-
-    def __init__(self):
-        self.addresses = []
-
-    async def handle_DATA(self, server, session, envelope):
-        self.addresses.extend(envelope.rcpt_tos)
-        return '250 OK'
-
-
 class Terminal(io.StringIO):
     def isatty(self):
         return True
 
 
-class CommandTestCase(TOTPTestCase):
-    "Test what the command does to the users (law 8)"
-
-    def setUp(self):
-        super().setUp()
-        self.key1, self.key2, self.key3 = [
-            Fernet.generate_key().decode() for _ in range(3)]
-        # Other tests have left secrets
-        with self.transaction() as transaction:
-            table = Pool().get('res.user').__table__()
-            transaction.connection.cursor().execute(*table.update(
-                    [table.totp_secret, table.totp_pending_secret],
-                    [None, None]))
+class CommandMixin:
+    "Run the command in this process"
 
     def main(self, *args, stderr=None):
         "Return exit code, standard output and error"
@@ -98,6 +77,21 @@ class CommandTestCase(TOTPTestCase):
 
     def assertFails(self, message, *args):
         self.assertEqual(self.main(*args), (1, '', f'{message}\n'))
+
+
+class CommandTestCase(CommandMixin, TOTPTestCase):
+    "Test what the command does to the users (law 8)"
+
+    def setUp(self):
+        super().setUp()
+        self.key1, self.key2, self.key3 = [
+            Fernet.generate_key().decode() for _ in range(3)]
+        # Other tests have left secrets
+        with self.transaction() as transaction:
+            table = Pool().get('res.user').__table__()
+            transaction.connection.cursor().execute(*table.update(
+                    [table.totp_secret, table.totp_pending_secret],
+                    [None, None]))
 
     def log_in(self, login, code=None):
         self.forget_attempts()
@@ -172,6 +166,28 @@ class CommandTestCase(TOTPTestCase):
         self.assertEqual(
             self.assertDone('status', bob), (line % (bob, 0, 0)) + '\n')
         self.assertEqual(self.assertDone('status', carol), f'{carol}: off\n')
+
+    def test_status_unreadable(self):
+        "Test that secrets which no key opens are marked, and the exit code"
+        self.set_keys(self.key1)
+        lost, _ = self.user(KEY)
+        self.set_keys(self.key2)
+        good, _ = self.user(KEY)
+        without, _ = self.user()
+        code, output, error = self.main('status')
+        self.assertEqual(code, 1)
+        line = (
+            '%s: on since 2033-05-18 03:33:20 UTC, 0 recovery codes left, '
+            '0 failures')
+        self.assertEqual(output.splitlines(), [
+                (line % lost) + ', no key opens the secret', line % good])
+        self.assertEqual(
+            error, "users with a secret that no key opens: 1\n")
+        self.assertEqual(self.main('status', lost)[0], 1)
+        for login in [good, without]:
+            self.assertDone('status', login)
+        self.set_keys(self.key2, self.key1)
+        self.assertDone('status')
 
     def test_status_one_line(self):
         "Test that a login which holds a line's end makes no line"
@@ -532,6 +548,7 @@ class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
         for name in [
                 '-d DATABASE status', '-d DATABASE status alice',
                 '-d DATABASE reset alice', '-d DATABASE unlock alice',
+                '-d DATABASE reset --all --quiet',
                 '-d DATABASE reseal', 'genkey']:
             self.assertIn(f'trytond_totp {name}'.replace(
                     ' -d', ' -c trytond.conf -d'), output)
@@ -542,6 +559,7 @@ class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
         for args in [
                 [], ['status'], ['-d', 'full'], ['-d', 'full', 'unknown'],
                 ['-d', 'full', 'reset'], ['-d', 'full', 'unlock'],
+                ['-d', 'full', 'reset', 'admin', '--all'],
                 ['-d', 'full', 'reseal', 'admin'], ['-x', 'genkey']]:
             with self.subTest(args=args):
                 code, output, error = self.run_command(*args)
@@ -636,9 +654,19 @@ class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
         self.assertEqual(
             self.run_command(
                 '-c', self.config, '-d', 'full', 'unlock', 'admin',
-                TRYTOND_EMAIL__URI=f'smtp://127.0.0.1:{server.port}'),
+                TRYTOND_EMAIL__URI=f'smtp://127.0.0.1:{server.port}',
+                # The TLS of a proxy
+                TRYTOND_SSL__CERTIFICATE='true',
+                TRYTOND_WEB__HOSTNAME='tryton.example.com:8443',
+                TRYTOND_WEB__ROOT_PATH='/erp'),
             (0, 'TOTP of "admin" is unlocked\n', ''))
-        self.assertEqual(inbox.addresses, ['admin@example.com'])
+        message, = inbox.messages
+        self.assertEqual(message['To'], 'admin@example.com')
+        text = message.get_body(['plain']).get_content().splitlines()
+        for line in [
+                "Server: https://tryton.example.com:8443/erp/#full",
+                "tryton://tryton.example.com:8443/full"]:
+            self.assertIn(line, text)
 
     def test_mail_server_not_reachable(self):
         "Test that no mail server is needed"

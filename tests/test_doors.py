@@ -52,6 +52,7 @@ EXTENDED = {
     'res.group'}
 # What wizards show and nothing stores
 VIEWS = {
+    'res.user.invite_totp.done',
     'res.user.invite_totp.start',
     'res.user.new_totp_recovery_codes.start',
     'res.user.remove_totp.start',
@@ -256,6 +257,7 @@ class DoorsTestCase(TOTPTestCase):
             'selection': (
                 field.selection[0][0] if field._type == 'selection'
                 else None),
+            'timestamp': dt.datetime(2009, 2, 13, 23, 31, 30),
             # As the session of a wizard is stored
             'text': '{"start": {"code": "canary %d"}}' % number,
             }[field._type]

@@ -2,10 +2,14 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
+from unittest.mock import patch
+
 from trytond.pool import Pool
+from trytond.tests.test_tryton import DB_NAME
+from trytond.wsgi import NumProxyFix, app
 
 from .mail import MailTestCase
-from .tools import ADDRESS, KEY
+from .tools import ADDRESS, KEY, PASSWORD, RPC
 
 
 class EmailsTestCase(MailTestCase):
@@ -53,17 +57,6 @@ class EmailsTestCase(MailTestCase):
             self.assertRegex(text, '[Rr]ecovery code')
         self.assertNotIn("except on devices", device)
 
-    def invite(self, *user_ids):
-        admin, _ = self.user(administrator=True)
-        rpc = self.client(admin)
-        context = {
-            'active_model': 'res.user', 'active_id': user_ids[0],
-            'active_ids': user_ids}
-        prefix = 'wizard.res.user.invite_totp'
-        session_id, start, _ = rpc.call(f'{prefix}.create', context)
-        rpc.call(f'{prefix}.execute', session_id, {}, start, context)
-        rpc.call(f'{prefix}.execute', session_id, {}, 'send', context)
-
     def test_newline(self):
         "Test that an address that holds a newline loses no other e-mail"
         for end in [
@@ -93,3 +86,169 @@ class EmailsTestCase(MailTestCase):
                             if id_ != hostile_id))
                     for message in self.messages:
                         self.assertIsNone(message['Bcc'])
+
+    def test_bad_address(self):
+        "Test that an address to which nobody can write is told to the log"
+        for email in ['none', 'a@', '@example.com', 'a b', ',', '<', 'a@b,c']:
+            with self.subTest(email=email):
+                login, user_id = self.user()
+                with self.transaction():
+                    User = Pool().get('res.user')
+                    User.write([User(user_id)], {'email': email})
+                    with self.assertLogs(
+                            'trytond.modules.authentication_totp',
+                            'ERROR') as logs:
+                        User(user_id).set_totp_key(KEY)
+                self.assertIn(f'user {user_id}', logs.output[0])
+                self.assertEqual(self.received(), [])
+                self.assertEqual(self.told(user_id, kind='set_up'), [False])
+
+    def test_invite(self):
+        "Test that the wizard says who gets an e-mail and who does not"
+        users = [self.user(email=kind != 'without') for kind in [
+                'good', 'without', 'bad', 'invited', 'good', 'enrolled']]
+        good, without, bad, invited, other, enrolled = ids = [
+            user_id for _, user_id in users]
+        with self.transaction():
+            User = Pool().get('res.user')
+            User.write([User(bad)], {'email': 'nowhere'})
+            User(enrolled).set_totp_key(KEY)
+        self.invite(invited)
+        self.received()
+        views = self.invite(*ids)
+        self.assertEqual(len(views), 2)
+        for view in views:
+            self.assertEqual([
+                    view[name] for name in [
+                        'users', 'without_email', 'bad_email',
+                        'already_invited']],
+                [[good, other], [without], [bad], [invited]])
+        self.assertEqual(
+            self.received(), [
+                f"Please set up TOTP for {users[i][0]}" for i in [0, 4]])
+        self.assertEqual(
+            [self.events(id_) for id_ in [without, bad, invited]],
+            [[], [], ['invited']])
+        # Nobody is left
+        *_, view = self.invite(*ids)
+        self.assertEqual(view['users'], [])
+        self.assertEqual(view['already_invited'], [good, invited, other])
+        self.assertEqual(self.received(), [])
+
+    def test_auto_submitted(self):
+        "Test that no absence agent answers"
+        self.user(KEY)
+        self.received()
+        message, = self.messages
+        self.assertEqual(message['Auto-Submitted'], 'auto-generated')
+        self.assertTrue(message['Date'])
+        self.assertNotIn(':', message['Message-ID'])
+
+    def test_text(self):
+        "Test that the text says the same, with and without html2text"
+        login, user_id = self.user()
+        texts = []
+        for converted in [None, "TEXT OF HTML2TEXT"]:
+            self.now += 3600
+            with patch(
+                    'trytond.report.report.html_to_text',
+                    return_value=converted):
+                self.invite(user_id)
+                self.received()
+            message, = self.messages
+            self.assertEqual(
+                message.get_content_type(), 'multipart/alternative')
+            self.assertEqual(
+                [part.get_content_type() for part in message.iter_parts()],
+                ['text/plain', 'text/html'])
+            texts.append(message.get_body(['plain']).get_content())
+        before, after = (text.splitlines() for text in texts)
+        different = [
+            pair for pair in zip(before, after, strict=True)
+            if pair[0] != pair[1]]
+        self.assertEqual(
+            [{line.partition(':')[0] for line in pair} for pair in different],
+            [{"Time"}, {"By"}])
+        self.assertEqual(before[0], "Please set up TOTP")
+        for line in [
+                "1. Install an authenticator on your phone, if you have none "
+                "yet.",
+                f"Account: {login}", f"IP address: {ADDRESS}",
+                "Time: 05/18/2033 04:33:20 UTC"]:
+            self.assertIn(line, before)
+        self.assertNotIn('<', texts[0])
+
+    def link(self, host, root_path='/', ssl='', rpc=None):
+        """Return the links for the web client and for the desktop client.
+
+        host, root_path, ssl: what the configuration says
+        rpc: the client that causes the e-mail
+        """
+        login, user_id = self.user(KEY)
+        admin, _ = self.user(administrator=True)
+        self.guess(login, 2)
+        self.run_tasks()
+        self.received()
+        self.set_config('session', 'authentications', 'password')
+        rpc = rpc or RPC()
+        with patch('trytond.url.HOSTNAME', host), \
+                patch('trytond.url.ROOT_PATH', root_path), \
+                patch.object(app, 'wsgi_app', NumProxyFix(app.wsgi_app, 1)):
+            self.set_config('ssl', 'certificate', ssl)
+            rpc.login(admin, password=PASSWORD)
+            rpc.model('res.user', 'unlock_totp', [user_id])
+            self.run_tasks()
+            self.received()
+        self.set_config('ssl', 'certificate', '')
+        self.set_config('session', 'authentications', 'password+totp')
+        message, = self.messages
+        self.assertNotIn('evil', message.as_string())
+        lines = message.get_body(['plain']).get_content().splitlines()
+        number, = (
+            number for number, line in enumerate(lines)
+            if line.startswith("Server: "))
+        html = message.get_body(['html']).get_content()
+        links = lines[number].partition(' ')[2], lines[number + 1]
+        for link in links:
+            self.assertIn(f'<a href="{link}">{link}</a>', html)
+        return [link.replace(DB_NAME, 'DB') for link in links]
+
+    def test_link(self):
+        "Test that the links are those of the configuration"
+        host = 'tryton.example.com'
+        for worker in ['False', 'True']:
+            self.set_config('queue', 'worker', worker)
+            for args, *links in [
+                    ((host,), f'http://{host}/#DB', f'tryton://{host}/DB'),
+                    ((host, '/', 'true'),
+                        f'https://{host}/#DB', f'tryton://{host}:443/DB'),
+                    ((f'{host}:8443', '/', 'true'),
+                        f'https://{host}:8443/#DB', f'tryton://{host}:8443/DB'),
+                    ((host, '/erp', 'true'),
+                        f'https://{host}/erp/#DB', f'tryton://{host}:443/DB'),
+                    ((host, '/erp/'),
+                        f'http://{host}/erp/#DB', f'tryton://{host}/DB'),
+                    ]:
+                with self.subTest(worker=worker, args=args):
+                    self.assertEqual(self.link(*args), links)
+
+    def test_link_behind_proxy(self):
+        "Test that the request says https, and nothing else, forged or not"
+        host = 'tryton.example.com'
+        rpc = RPC(**{
+                'X-Forwarded-Proto': 'https',
+                'X-Forwarded-Host': 'evil.example.com',
+                'X-Forwarded-Port': '666',
+                'X-Forwarded-Prefix': '//evil.example.com',
+                })
+        rpc.host = 'evil.example.com'
+        for worker in ['False', 'True']:
+            with self.subTest(worker=worker):
+                self.set_config('queue', 'worker', worker)
+                self.assertEqual(
+                    self.link(host, rpc=rpc),
+                    [f'https://{host}/#DB', f'tryton://{host}:443/DB'])
+        self.assertEqual(
+            self.link(host, ssl='true', rpc=RPC(**{
+                        'X-Forwarded-Proto': 'http'})),
+            [f'https://{host}/#DB', f'tryton://{host}:443/DB'])

@@ -343,7 +343,7 @@ class EnrolmentTestCase(TOTPTestCase):
         with self.transaction():
             Event = Pool().get('res.user.totp_event')
             event, = Event.search([('user', '=', ids[0])])
-            self.assertTrue(event.told)
+            self.assertTrue(event.telling)
             self.assertEqual(event.actor.id, admin_id)
 
     def test_methods_by_rpc(self):

@@ -12,7 +12,8 @@ from trytond.tests.test_tryton import DB_NAME
 from .tools import (
     KEY, PASSWORD, UNREADABLE, USED, WRONG, TOTPTestCase, right_code)
 
-ASK = "Enter the code that your authenticator shows for %s."
+ASK = (
+    "Enter the code from your authenticator for %s, or a recovery code.")
 
 
 class LoginTestCase(TOTPTestCase):
@@ -52,17 +53,19 @@ class LoginTestCase(TOTPTestCase):
                     ('password', "Password for %s" % login),
                     ('totp_code', ASK % login),
                     ('totp_code', WRONG),
+                    ('totp_code', ASK % login),
                     ]))
 
     def test_password_totp_blank(self):
-        "Test that a blank code without alternative is a refusal"
-        login, _ = self.user(KEY)
+        "Test that a blank code without alternative asks again"
+        login, user_id = self.user(KEY)
         for blank in ['', ' ', '\u200b \ufeff', None]:
             with self.subTest(blank=blank):
                 self.assertLogin(
                     self.dialogue(
                         login, password=[PASSWORD], totp_code=[blank]),
-                    None, 'password', 'totp_code')
+                    None, 'password', 'totp_code', 'totp_code')
+        self.assertEqual(self.failures(user_id), 0)
 
     def test_wrong(self):
         "Test that a wrong code asks for the code again, and counts"

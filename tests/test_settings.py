@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 import unittest
+from unittest.mock import patch
 
-from trytond.modules.authentication_totp import settings
+from trytond.modules.authentication_totp import notice, settings
 
 from .tools import set_config
 
@@ -52,6 +53,9 @@ class SettingsTestCase(unittest.TestCase):
                 ('image', 'https://[example'),
                 ('image', 'logo.png'),
                 ('image', 'https://example.com/' + 'x' * 256),
+                ('image', 'https://example.com/' + '\u00e9' * 236),
+                ('image', 'https://m\u00fcller.example.com/logo.png'),
+                ('image', 'https://example.com/my logo.png'),
                 ('algorithm', 'md5'),
                 ('algorithm', ''),
                 ('digits', '7'),
@@ -126,6 +130,30 @@ class SettingsTestCase(unittest.TestCase):
             settings.parameters(),
             {'algorithm': 'sha512', 'digits': 8, 'period': 60})
 
+    def test_unusual(self):
+        "Test that the log names what authenticators may ignore or refuse"
+        self.set('encryption_keys', 'somewhere')
+        for values, words in [
+                ({}, None),
+                ({'algorithm': 'sha1', 'digits': '6', 'period': ' 30 '}, None),
+                ({'digits': '8'}, "digits = 8: "),
+                ({'algorithm': 'sha256', 'digits': '8', 'period': '60'},
+                    "algorithm = sha256, digits = 8, period = 60: "),
+                ]:
+            with self.subTest(values=values):
+                for option, value in values.items():
+                    self.set(option, value)
+                with patch.object(notice, '_told', set()):
+                    if not words:
+                        with self.assertNoLogs(settings.logger):
+                            settings.tell()
+                        continue
+                    with self.assertLogs(settings.logger, 'ERROR') as logs:
+                        settings.tell()
+                        settings.tell()
+                line, = logs.output
+                self.assertIn(f"[authentication_totp] {words}", line)
+
     def test_start_up(self):
         "Test that a setting out of range stops a command with one line"
         run = subprocess.run(
@@ -133,7 +161,8 @@ class SettingsTestCase(unittest.TestCase):
                 'from trytond.pool import Pool; Pool.start()'],
             env={**os.environ, 'TRYTOND_AUTHENTICATION_TOTP__PERIOD': '7'},
             stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        self.assertEqual(run.returncode, 1)
+        # Gunicorn stops with this one alone
+        self.assertEqual(run.returncode, 3)
         self.assertEqual(run.stdout, '')
         self.assertEqual(
             run.stderr.splitlines()[-1],

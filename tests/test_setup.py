@@ -17,8 +17,8 @@ from trytond.modules.authentication_totp.exceptions import (
 from trytond.pool import Pool
 
 from .tools import (
-    ISSUER, KEY, OTHER_KEY, PASSWORD, RPC, USED, WAIT, WRONG,
-    WRONG_DIGITS, WRONG_NEW, Refused, TOTPTestCase, right_code, seal_set, secret_from)
+    ISSUER, KEY, OTHER_KEY, PASSWORD, RPC, USED, WAIT, WRONG, WRONG_DIGITS,
+    WRONG_NEW, Refused, TOTPTestCase, right_code, seal_set, secret_from)
 
 EXPIRED = (
     "The new key is no longer valid. "
@@ -153,12 +153,14 @@ class SetupTestCase(TOTPTestCase):
         code = right_code(shown['secret'], self.now)
         for current_code in [None, '000000', code]:
             with self.subTest(current_code=current_code):
+                message = WAIT % '30 seconds' if current_code == code \
+                    else WRONG
                 self.assertRefused(
-                    WRONG, rpc.confirm_setup, session_id, shown,
+                    message, rpc.confirm_setup, session_id, shown,
                     code=code, current_code=current_code)
         # Who guesses must wait here as well
         self.assertRefused(
-            WAIT % '00:00:30', rpc.confirm_setup, session_id, shown,
+            WAIT % '30 seconds', rpc.confirm_setup, session_id, shown,
             code=code, current_code=self.code())
         self.assertEqual(self.failures(user_id), 3)
         self.now += 30

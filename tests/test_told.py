@@ -285,7 +285,7 @@ class ToldTestCase(MailTestCase):
         self.received()
         self.stop_server()
         self.guess(login, 3)
-        with self.assertLogs('trytond.sendmail', 'ERROR'):
+        with self.assertLogs('trytond.modules.authentication_totp', 'ERROR'):
             self.assertEqual(self.received(), [])
         self.now += 30
         self.assertEqual(self.attempt(login, self.code()), user_id)
@@ -392,6 +392,7 @@ class ToldTestCase(MailTestCase):
         "Test what an event says"
         login, user_id = self.user(KEY)
         self.guess(login, 3)
+        self.received()
         with self.transaction():
             Event = Pool().get('res.user.totp_event')
             first, second = Event.search(

@@ -23,7 +23,8 @@ from sql import For
 import trytond.config as config
 from trytond import security
 from trytond.exceptions import LoginException
-from trytond.modules.authentication_totp import clock, seal, settings, totp
+from trytond.modules.authentication_totp import (
+    clock, notice, seal, settings, totp)
 from trytond.pool import Pool
 from trytond.protocols.jsonrpc import JSONDecoder, JSONEncoder
 from trytond.protocols.wrappers import Response
@@ -49,17 +50,13 @@ ADDRESS = '192.0.2.7'
 ISSUER = f"Tryton {DB_NAME.strip(':')}"
 WRONG = "The code is wrong. Enter the code that your authenticator shows now."
 REFUSED = (
-    "The code is wrong, or there were too many wrong codes before. "
+    "The code is wrong, or there were too many wrong codes. "
     "Enter the code that your authenticator shows now. "
-    "If it is refused too, wait up to an hour; "
-    "a recovery code or an administrator helps at once.")
-WAIT = (
-    "There were too many wrong codes. "
-    "Codes work again in %s (hours:minutes:seconds). "
-    "A recovery code or an administrator helps at once.")
+    "If it is refused too, wait up to an hour, or use a recovery code.")
+WAIT = "Too many wrong codes. Try again in %s, or use a recovery code."
 LOCKED = (
-    "There were too many wrong codes. Codes do not work any more. "
-    "Enter a recovery code or ask an administrator to unlock TOTP.")
+    "Too many wrong codes. Codes no longer work. "
+    "Use a recovery code, or ask an administrator to unlock TOTP.")
 UNREADABLE = (
     "Codes cannot be checked at the moment. Tell your administrator.")
 WRONG_NEW = (
@@ -144,12 +141,13 @@ class RPC:
 
     host = 'localhost'
 
-    def __init__(self):
+    def __init__(self, **headers):
         self.client = Client(app, Response)
         self.session = None
+        self.headers = headers
 
     def post(self, method, *params):
-        headers = {'Host': self.host}
+        headers = {'Host': self.host, **self.headers}
         if self.session:
             headers['Authorization'] = (
                 'Session ' + b64encode(self.session.encode()).decode())
@@ -240,6 +238,8 @@ class TOTPTestCase(TestCase):
                 # The cost of the password is not what is tested
                 patch('trytond.res.user.PASSWORD_HASH', CHEAP_HASH),
                 patch('trytond.modules.authentication_sms.res.send_sms'),
+                # A test is told what another one was told before
+                patch.object(notice, '_told', set()),
                 # E-mails are sent once the test asks for it
                 patch('trytond.modules.authentication_totp.event._MAILER'),
                 ]:
@@ -381,6 +381,23 @@ class TOTPTestCase(TestCase):
             transaction.connection.cursor().execute(*table.update(
                     [table.totp_secret], [stored],
                     where=table.id == user_id))
+
+    def forget_others(self):
+        "Drop what other tests have left, of which the server tells at start"
+        with self.transaction() as transaction:
+            pool = Pool()
+            user = pool.get('res.user').__table__()
+            counter = pool.get('res.user.totp_counter').__table__()
+            cursor = transaction.connection.cursor()
+            cursor.execute(*user.update(
+                    [user.totp_secret, user.totp_pending_secret],
+                    [None, None]))
+            cursor.execute(*counter.update([counter.last_used], [None]))
+
+    def load(self):
+        "Do what a new process does last when it loads the database"
+        with patch.object(notice, '_told', set()), self.transaction():
+            Pool().get('ir.configuration')(1).check()
 
     def counters(self, user_id):
         "The counters of all the rows of the user with a code accepted"

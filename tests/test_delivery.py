@@ -1,0 +1,263 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+
+import datetime as dt
+import smtplib
+import socket
+from unittest.mock import patch
+
+from trytond.pool import Pool
+from trytond.transaction import Transaction
+
+from .mail import MailTestCase
+from .tools import KEY
+
+LOGGER = 'trytond.modules.authentication_totp'
+SENT = "A used code was entered again for %s"
+
+
+class DeliveryTestCase(MailTestCase):
+    "Test that told means accepted by a mail server, or queued (law 7)"
+
+    def replay(self, login):
+        "Cause an event of which the owner is told"
+        code = self.code()
+        self.attempt(login, code)
+        self.attempt(login, code)
+        self.now += 30
+
+    def fail_to_send(self):
+        "Return the lines that the log has afterwards"
+        with self.assertLogs(LOGGER, 'ERROR') as logs:
+            self.assertEqual(self.received(), [])
+        for record in logs.records:
+            self.assertIsNone(record.exc_info)
+        return [record.getMessage() for record in logs.records]
+
+    def user_with_totp(self):
+        login, user_id = self.user(KEY)
+        self.received()
+        return login, user_id
+
+    def test_accepted(self):
+        "Test that the owner is told once the mail server has the e-mail"
+        login, user_id = self.user_with_totp()
+        self.replay(login)
+        self.assertEqual(self.told(user_id, kind='replayed'), [False])
+        self.assertEqual(self.received(), [SENT % login])
+        self.assertEqual(self.told(user_id, kind='replayed'), [True])
+
+    def test_down(self):
+        "Test that an e-mail that did not leave does not block the next one"
+        login, user_id = self.user_with_totp()
+        self.stop_server()
+        self.replay(login)
+        line, = self.fail_to_send()
+        self.assertRegex(line, "not accepted: 1 .*refused")
+        self.assertEqual(self.told(user_id, kind='replayed'), [False])
+        self.start_server()
+        self.replay(login)
+        self.assertEqual(self.received(), [SENT % login])
+        self.assertEqual(self.told(user_id, kind='replayed'), [True])
+
+    def test_down_for_many(self):
+        "Test that a mail server that is down is one line, without a password"
+        self.set_config('email', 'uri', 'smtp://me:hunter2@127.0.0.1:1')
+        users = [self.user()[1] for _ in range(20)]
+        self.invite(*users)
+        line, = self.fail_to_send()
+        self.assertNotIn('hunter2', line)
+        self.assertEqual(self.told(*users), [False] * 20)
+
+    def test_wrong_uri(self):
+        "Test that no part of the password of a wrong URI is in the log"
+        for uri in [
+                'smtp://me:hunter2#x@127.0.0.1:25', 'smtp://me:hunter2',
+                'smtp://me:hunter2@127.0.0.1:1?timeout=hunter2',
+                'smtp://me@127.0.0.1:hunter2/']:
+            with self.subTest(uri=uri):
+                self.set_config('email', 'uri', uri)
+                _, user_id = self.user()
+                self.invite(user_id)
+                self.assertNotIn('hunter2', ' '.join(self.fail_to_send()))
+                self.assertEqual(self.told(user_id), [False])
+
+    def test_refused(self):
+        "Test that a bad address loses only its own e-mail"
+        for answer in ['550 no such user', '451 come back later']:
+            with self.subTest(answer=answer):
+                logins, users = zip(
+                    *(self.user() for _ in range(5)), strict=True)
+                for login in logins[::2]:
+                    self.inbox.answers[f'{login}@example.com'] = answer
+                self.invite(*users)
+                with self.assertLogs(LOGGER, 'ERROR') as logs:
+                    self.received()
+                self.assertIn(answer, logs.output[0])
+                self.assertEqual(
+                    [m['To'] for m in self.messages],
+                    [f'{login}@example.com' for login in logins[1::2]])
+                self.assertEqual(
+                    self.told(*users), [False, True, False, True, False])
+
+    def test_connection_ends(self):
+        "Test a mail server that takes only two e-mails by one connection"
+        users = [self.user()[1] for _ in range(5)]
+        self.invite(*users)
+        handle = self.inbox.handle_DATA
+
+        async def limited(server, session, envelope):
+            session.count = getattr(session, 'count', 0) + 1
+            if session.count > 2:
+                return '421 enough'
+            return await handle(server, session, envelope)
+        with patch.object(self.inbox, 'handle_DATA', limited):
+            self.assertEqual(len(self.received()), 5)
+        self.assertEqual(self.told(*users), [True] * 5)
+
+    def test_hanging(self):
+        "Test that an e-mail is on its way for some minutes, and not told"
+        server = socket.create_server(('127.0.0.1', 0))
+        self.addCleanup(server.close)
+        _, port = server.getsockname()
+        login, user_id = self.user_with_totp()
+        uri = f'smtp://127.0.0.1:{self.server.port}'
+        self.set_config('email', 'uri', f'smtp://127.0.0.1:{port}?timeout=1')
+        self.replay(login)
+        self.replay(login)
+        # The second one waits for what becomes of the first
+        self.assertEqual(self.mailer.submit.call_count, 1)
+        self.fail_to_send()
+        self.assertEqual(self.told(user_id, kind='replayed'), [False])
+        self.set_config('email', 'uri', uri)
+        self.replay(login)
+        self.assertEqual(self.received(), [SENT % login])
+
+    def test_crash(self):
+        "Test that a server that stops blocks the next e-mail for minutes only"
+        login, user_id = self.user_with_totp()
+        self.replay(login)
+        self.mailer.reset_mock()
+        self.now += 120
+        self.replay(login)
+        self.assertEqual(self.received(), [])
+        self.now += 300
+        self.replay(login)
+        self.assertEqual(self.received(), [SENT % login])
+
+    def test_transaction(self):
+        "Test that no transaction is open while the mail server is talked to"
+        login, _ = self.user_with_totp()
+        send = smtplib.SMTP.send_message
+        connections = []
+
+        def send_message(*args, **kwargs):
+            connections.append(Transaction().connection)
+            return send(*args, **kwargs)
+        with patch('smtplib.SMTP.send_message', send_message):
+            for worker in ['False', 'True']:
+                self.set_config('queue', 'worker', worker)
+                self.replay(login)
+                self.run_tasks()
+                self.assertEqual(self.received(), [SENT % login])
+                self.now += 3600
+        self.assertEqual(connections, [None, None])
+
+    def worker_user(self):
+        login, user_id = self.user_with_totp()
+        self.set_config('queue', 'worker', 'True')
+        self.replay(login)
+        return login, user_id
+
+    def test_worker(self):
+        "Test that the queue has accepted what it tries again"
+        login, user_id = self.worker_user()
+        self.assertEqual(self.told(user_id, kind='replayed'), [True])
+        self.run_tasks()
+        self.assertEqual(self.received(), [SENT % login])
+        self.assertEqual(self.tasks(), [])
+        self.assertEqual(self.told(user_id, kind='replayed'), [True])
+
+    def test_worker_down(self):
+        "Test that a worker tries again later, and sends the e-mail once"
+        login, user_id = self.worker_user()
+        self.stop_server()
+        for _ in range(3):
+            self.run_tasks()
+            self.fail_to_send()
+            self.assertEqual(len(self.tasks()), 1)
+            self.assertEqual(self.told(user_id, kind='replayed'), [True])
+        # Nor does the next event within the hour tell
+        self.replay(login)
+        self.assertEqual(len(self.tasks()), 1)
+        self.start_server()
+        self.run_tasks()
+        self.assertEqual(self.received(), [SENT % login])
+        self.assertEqual(self.tasks(), [])
+
+    def test_worker_gives_up(self):
+        "Test that a worker tries for a day, less and less often"
+        login, user_id = self.worker_user()
+        self.stop_server()
+        delays = []
+        while tasks := self.tasks():
+            (_, delay), = tasks
+            delays.append(delay or dt.timedelta())
+            self.assertEqual(self.told(user_id, kind='replayed'), [True])
+            self.run_tasks()
+            lines = self.fail_to_send()
+        self.assertEqual(
+            lines[-1], "e-mails about TOTP given up after a day: 1")
+        self.assertEqual(self.told(user_id, kind='replayed'), [False])
+        self.assertEqual(delays, sorted(delays))
+        day = sum(delays, dt.timedelta())
+        self.assertLess(dt.timedelta(hours=18), day)
+        self.assertLess(day, dt.timedelta(hours=30))
+        self.start_server()
+        self.replay(login)
+        self.run_tasks()
+        self.assertEqual(self.received(), [SENT % login])
+
+    def test_worker_refused(self):
+        "Test that a worker does not try again what is refused for good"
+        login, user_id = self.user_with_totp()
+        other, other_id = self.user_with_totp()
+        self.set_config('queue', 'worker', 'True')
+        self.inbox.answers[f'{login}@example.com'] = '550 no such user'
+        self.inbox.answers[f'{other}@example.com'] = '451 come back later'
+        for name in [login, other]:
+            self.replay(name)
+        self.run_tasks()
+        self.fail_to_send()
+        self.assertEqual(
+            self.told(user_id, other_id, kind='replayed'), [False, True])
+        self.assertEqual(len(self.tasks()), 1)
+        self.inbox.answers.clear()
+        self.run_tasks()
+        self.assertEqual(self.received(), [SENT % other])
+        self.assertEqual(self.tasks(), [])
+
+    def test_worker_crash(self):
+        "Test that a worker that stops meanwhile loses no e-mail"
+        login, _ = self.worker_user()
+        self.run_tasks()
+        self.mailer.reset_mock()
+        self.run_tasks()
+        self.assertEqual(self.received(), [SENT % login])
+        self.run_tasks()
+        self.assertEqual(self.received(), [])
+
+    def test_uwsgi(self):
+        "Test that the log says at start if uWSGI sends no e-mails"
+        for has_threads in [0, 1]:
+            uwsgi = type('uwsgi', (), {'has_threads': has_threads})
+            with patch.dict('sys.modules', {'uwsgi': uwsgi}), \
+                    self.transaction():
+                Configuration = Pool().get('ir.configuration')
+                with self.assertLogs(LOGGER, 'ERROR') as logs:
+                    # There is one line at least
+                    self.set_config('session', 'authentications', 'topt')
+                    Configuration(1).check()
+            self.assertEqual(
+                'enable-threads' in ' '.join(logs.output), not has_threads)
