@@ -2,11 +2,10 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
-from unittest.mock import patch
-
 from trytond.model.exceptions import AccessError
 from trytond.pool import Pool
 
+from .mail import MailTestCase
 from .test_devices import DEVICE, DevicesTestCase
 from .tools import KEY, PASSWORD, right_code
 
@@ -221,16 +220,25 @@ class ForgottenTestCase(DevicesTestCase):
         self.forget(self.user_id)
         self.assertFalse(self.skips(self.login, self.renew(rpc)))
 
+
+class ToldTestCase(MailTestCase):
+    "Test what the owner is told of forgotten devices"
+
     def test_email(self):
-        "Test that the owner gets an e-mail about it"
-        with patch(
-                'trytond.modules.authentication_totp.event'
-                '.send_message_transactional') as send:
-            self.set_config('email', 'from', 'tryton@example.com')
-            self.forget(self.admin_id)
-            self.send_emails()
-        message = send.call_args_list[-1].args[0]
-        self.assertIn("Remembered devices were forgotten", message['Subject'])
-        self.assertIn(
-            "asks for a code again",
-            message.get_body(['html']).get_content())
+        "Test that the owner gets an e-mail, also of an administrator's doing"
+        login, user_id = self.user(KEY)
+        _, admin_id = self.user(administrator=True)
+        for by in [admin_id, user_id]:
+            self.received()
+            self.now += 3600
+            with self.transaction(user_id):
+                Pool().get(DEVICE).renew(None)
+            with self.transaction(by):
+                Pool().get('res.user')(user_id).forget_totp_devices()
+            self.assertEqual(
+                self.received(),
+                [f"Remembered devices were forgotten for {login}"])
+            message, = self.messages
+            self.assertIn(
+                "asks for a code again",
+                message.get_body(['html']).get_content())
