@@ -40,6 +40,7 @@ class Match(NamedTuple):
     state: the new State of that authenticator
     stale: whether the secrets of the user have to be sealed anew
     recovery_code: the id of the recovery code, if it is one
+    generation: of the secrets, None for a recovery code
     """
     user: int
     failures: tuple
@@ -47,6 +48,7 @@ class Match(NamedTuple):
     state: totp.State | None = None
     stale: bool = False
     recovery_code: int | None = None
+    generation: int | None = None
 
 
 class Stored(NamedTuple):
@@ -235,7 +237,8 @@ class UserTOTPCounter(ModelSQL):
         if verdict is totp.Verdict.RIGHT and index < len(numbers):
             return Match(
                 stored.failures.user, stored.failures, numbers[index],
-                states[index], stale), None
+                states[index], stale,
+                generation=stored.generation), None
         if stored:
             cls._put_resync(
                 stored, dict(zip(numbers, states, strict=False)))
@@ -317,6 +320,8 @@ class UserTOTPCounter(ModelSQL):
     def consume(cls, match):
         """Accept the match, once, and forgive the failures of its network.
 
+        Return the generation of the secrets that made the code, None for a
+        recovery code.
         Raise DatabaseOperationalError, so that the login is tried again and
         told why it is refused, if since the verification one as late was
         accepted, the authenticator removed or another code refused.
@@ -347,6 +352,7 @@ class UserTOTPCounter(ModelSQL):
         Guess.forgive(match.failures)
         if match.stale:
             User.reseal_totp([User(match.user)])
+        return match.generation
 
     @classmethod
     def _check_first(cls, cursor):

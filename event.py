@@ -64,6 +64,7 @@ class UserTOTPEvent(ModelSQL, ModelView):
             ('locked', "TOTP was locked"),
             ('device_locked', "TOTP was locked on known devices"),
             ('unlocked', "TOTP was unlocked"),
+            ('devices_forgotten', "Remembered devices were forgotten"),
             ('resealed', "The TOTP key was sealed anew"),
             ], "Event", required=True, readonly=True, sort=False,
         help="What happened.")

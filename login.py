@@ -38,7 +38,8 @@ class _State:
     user: the id of the user whom an earlier method has named
     set_up: whether the key is shown in the dialog to a user without TOTP
     unknown: whether a user was refused because of an unknown method
-    accepted: what consumes the code, by the id of the user
+    accepted: what consumes the code, by the id of the user, and returns the
+        generation of the secrets that made it
     """
     passed: bool = False
     user: int | None = None
@@ -52,14 +53,19 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def get_login(cls, login, parameters):
+        pool = Pool()
+        Session = pool.get('ir.session')
         cls._prepare_methods()
         state = _State()
+        Session.note_totp_accepted(None, None)
         with sane_language():
             user_id = super().get_login(login, {**parameters, _STATE: state})
             # The client sends the code again with the answers to the methods
             # that follow, so it is consumed only once they all have passed
             if user_id in state.accepted:
-                state.accepted[user_id]()
+                generation = state.accepted[user_id]()
+                if cls._has_totp_devices():
+                    Session.note_totp_accepted(user_id, generation)
             elif not user_id and state.unknown:
                 # Clients show no other error at a login in words
                 raise LoginException(
@@ -290,6 +296,8 @@ class User(metaclass=PoolMeta):
         except (TOTPCodeError, TOTPSetupError):
             raise backend.DatabaseOperationalError(
                 "concurrent TOTP set-ups") from None
+        generation, _ = self._get_totp_secrets()
+        return generation
 
     @classmethod
     def _check_login_options_setup_totp(cls, login, parameters):
@@ -302,6 +310,20 @@ class User(metaclass=PoolMeta):
         return any(
             not u.totp_enabled and not u.totp_mandatory
             for u in cls._get_login_users(login, parameters))
+
+    @classmethod
+    def _check_login_options_totp_device(cls, login, parameters):
+        pool = Pool()
+        Device = pool.get('res.user.device')
+        return Device.skips_totp(
+            cls._query_login(login, parameters),
+            parameters.get('device_cookie'))
+
+    @classmethod
+    def _has_totp_devices(cls):
+        return any(
+            method.name == 'totp' and 'totp_device' in method.options
+            for method in methods())
 
     @classmethod
     def _query_login(cls, login, parameters, enrolled=False):

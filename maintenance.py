@@ -81,10 +81,11 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def clean_totp(cls):
-        """Remove the waiting secrets and the events that are too old, and
-        forget the failures of the decoys.
+        """Remove the waiting secrets, the remembered devices and the events
+        that are too old, and forget the failures of the decoys.
         """
         pool = Pool()
+        Device = pool.get('res.user.device')
         Event = pool.get('res.user.totp_event')
         Guess = pool.get('res.user.totp_guess')
         table = cls.__table__()
@@ -95,6 +96,7 @@ class User(metaclass=PoolMeta):
                 [table.totp_pending_secret, table.totp_pending_expire],
                 [Null, Null],
                 where=table.totp_pending_expire <= now))
+        Device.clean_totp()
         Event.clean()
         # Runs last: the lock it takes would block logins without TOTP
         Guess.clean()

@@ -11,6 +11,7 @@ from trytond.pool import Pool, PoolMeta
 from trytond.transaction import Transaction, without_check_access
 
 from . import clock, settings, totp
+from .afterwards import after_transaction
 
 # The user is told if no more are left
 _FEW = 3
@@ -135,7 +136,7 @@ class UserTOTPGuess(metaclass=PoolMeta):
         failures: the Failures, which are not changed
         silent: as for record
         """
-        _after_transaction(cls._count_recovery, failures.user, silent)
+        after_transaction(cls._count_recovery, failures.user, silent)
 
     @classmethod
     def _count_recovery(cls, user_id, silent):
@@ -167,7 +168,7 @@ class UserTOTPGuess(metaclass=PoolMeta):
         code: the id of the recovery code
         """
         cls.unlock_codes(user_id)
-        _after_transaction(cls._forget_recovery, user_id, code)
+        after_transaction(cls._forget_recovery, user_id, code)
 
     @classmethod
     def _forget_recovery(cls, user_id, code):
@@ -181,16 +182,3 @@ class UserTOTPGuess(metaclass=PoolMeta):
     @classmethod
     def _is_recovery(cls, table):
         return table.kind == cls.kind_of(recovery=True, known_device=False)
-
-
-def _after_transaction(function, *args):
-    "Call the function in a new transaction, once that of now has ended."
-    transaction = Transaction()
-    database_name = transaction.database.name
-    user, context = transaction.user, transaction.context
-
-    def call():
-        with Transaction(new=True).start(
-                database_name, user, context=context, autocommit=True):
-            function(*args)
-    transaction.atexit(call)

@@ -95,6 +95,7 @@ _SETTINGS = {
     'recovery_codes': ('10', _whole(0, 50, "codes")),
     'max_failures': ('100', _whole(3, 100, "failures")),
     'setup_timeout': ('600', _whole(1, 24 * 60 * 60, "seconds")),
+    'device_days': ('30', _whole(1, 365, "days")),
     'event_retention': ('365', _whole(1, 10 * 365, "days")),
     }
 

@@ -355,7 +355,7 @@ class EnrolmentTestCase(TOTPTestCase):
                 'reset_totp', 'remove_totp', 'set_totp_key',
                 'start_totp_setup', 'finish_totp_setup', 'clean_totp',
                 'renew_totp_recovery_codes', '_clear_totp', 'totp_owners',
-                'reseal_totp']:
+                'reseal_totp', 'totp_devices', 'forget_totp_devices']:
             with self.subTest(method=method):
                 with self.assertRaises(Refused):
                     rpc.model('res.user', method, [admin_id])

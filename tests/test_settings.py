@@ -35,6 +35,7 @@ class SettingsTestCase(unittest.TestCase):
                 'recovery_codes': 10,
                 'max_failures': 100,
                 'setup_timeout': 600,
+                'device_days': 30,
                 'event_retention': 365,
                 })
         settings.check()
@@ -84,6 +85,8 @@ class SettingsTestCase(unittest.TestCase):
                 ('encryption_keys', __file__),
                 ('setup_timeout', '0'),
                 ('setup_timeout', '86401'),
+                ('device_days', '0'),
+                ('device_days', '366'),
                 ('event_retention', '0'),
                 ('event_retention', '3651'),
                 ]:
