@@ -32,7 +32,8 @@ class UserTOTPTokenFile(ModelSQL):
 
     user = fields.Integer("User", required=True)
     session = fields.Integer("Session", required=True)
-    expire = fields.Timestamp("Expire", required=True)
+    # In seconds since the epoch
+    expire = fields.Float("Expire", required=True)
     content = fields.Text("Content", required=True)
 
     @classmethod
@@ -52,12 +53,11 @@ class UserTOTPTokenFile(ModelSQL):
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.delete(where=table.user == user_id))
-        expire = clock.now() + settings.get('setup_timeout')
+        expire = float(clock.now() + settings.get('setup_timeout'))
         cursor.execute(*table.insert(
                 [table.user, table.session, table.expire, table.content],
                 [[
-                        user_id, session_id,
-                        cls.expire.sql_format(clock.timestamp(expire)),
+                        user_id, session_id, expire,
                         seal.seal(
                             [[serial, secret.values]
                                 for serial, secret in secrets],
@@ -72,11 +72,11 @@ class UserTOTPTokenFile(ModelSQL):
         """
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
-        now = cls.expire.sql_format(clock.timestamp(clock.now()))
         cursor.execute(*table.select(
                 table.content,
                 where=(table.user == Transaction().user)
-                & (table.session == session_id) & (table.expire > now)))
+                & (table.session == session_id)
+                & (table.expire > clock.now())))
         for content, in cursor.fetchall():
             try:
                 values, _ = seal.unseal(
@@ -109,8 +109,7 @@ class UserTOTPTokenFile(ModelSQL):
         "Remove what has waited for too long."
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
-        now = cls.expire.sql_format(clock.timestamp(clock.now()))
-        cursor.execute(*table.delete(where=table.expire <= now))
+        cursor.execute(*table.delete(where=table.expire <= clock.now()))
 
     @classmethod
     def clear(cls):

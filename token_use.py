@@ -16,7 +16,7 @@ from trytond.i18n import gettext
 from trytond.pool import Pool, PoolMeta
 from trytond.transaction import Transaction
 
-from . import clock, refusal, settings, totp
+from . import clock, notice, refusal, settings, totp
 from .exceptions import (
     TOTPCodeError, TOTPSetupError, TOTPTokenError, TOTPUnreadableError,
     TOTPWaitError)
@@ -97,16 +97,19 @@ class UserTOTPToken(metaclass=PoolMeta):
                 id_, serial, secrets[index][0], states[index], user_id,
                 failures)
         cls._put_resync(rows, states)
-        Guess.record(Guess.fail(failures), len(waiting), silent=False)
+        failures = Guess.fail(failures)
+        Guess.record(failures, len(waiting), silent=False)
         raise refusal.explain(
             code, [secret for secret, _ in secrets],
             _WRONG if verdict is totp.Verdict.WRONG else refusal.USED
-            ).get_error()
+            ).get_error(Guess.explain_wait(failures, len(waiting)))
 
     @classmethod
     def _open(cls, waiting):
         "Return the rows that can be opened, and the Secret and State of each."
         rows, secrets = [], []
+        if settings.missing_libraries():
+            raise refusal.UNREADABLE.get_error()
         for row in waiting:
             id_, serial, stored, counter, resync = row
             try:
@@ -266,22 +269,25 @@ class User(metaclass=PoolMeta):
         if not serials:
             return super()._set_up_totp_in_dialog(parameters)
         code = parameters.get('totp_code')
-        if 'totp_code' not in parameters:
+        if totp.is_blank(code):
+            if 'totp_code' in parameters and self._has_alternative():
+                return
             raise LoginException(
                 'totp_code',
                 gettext(
                     'authentication_totp.msg_totp_token_code',
                     serial=' / '.join(serials), login=self.login),
                 type='char')
-        if totp.is_blank(code):
-            return
         try:
             match = Token.match(
                 self.id, code,
                 known_device=bool(parameters.get('device_cookie')))
+        except TOTPUnreadableError:
+            raise
         except TOTPCodeError as error:
-            if not isinstance(error, (TOTPWaitError, TOTPUnreadableError)):
-                self._add_login_attempt()
+            if not isinstance(error, TOTPWaitError):
+                # Without the login, as for the code of an authenticator
+                self._add_login_attempt('')
             raise LoginException(
                 'totp_code', error.message, type='char') from None
         self._accept_totp(
@@ -357,13 +363,13 @@ class User(metaclass=PoolMeta):
         super().clean_totp()
 
     @classmethod
-    def check_totp_sealed(cls):
+    def _check_totp_sealed(cls):
         pool = Pool()
         Token = pool.get('res.user.totp_token')
-        super().check_totp_sealed()
+        super()._check_totp_sealed()
         if count := Token.count_clear():
-            logger.error(
-                "TOTP tokens whose secrets are stored in clear in the "
+            notice.tell(
+                logger, "TOTP tokens whose secrets are stored in clear in the "
                 "database %s: %d; to seal them, run trytond_totp reseal",
                 Transaction().database.name, count)
 

@@ -119,11 +119,8 @@ def read(data, time, passphrase='', key=''):
 
 
 def _decode(data):
-    for bom, encoding in _BOMS.items():
-        if data.startswith(bom):
-            break
-    else:
-        encoding = 'utf-8'
+    encoding = next(
+        (e for bom, e in _BOMS.items() if data.startswith(bom)), 'utf-8')
     try:
         return data.decode(encoding)
     except UnicodeDecodeError:

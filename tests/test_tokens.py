@@ -15,6 +15,7 @@ from trytond import backend, security
 from trytond.exceptions import LoginException
 from trytond.model import ModelSQL
 from trytond.modules.authentication_totp import tokenfile
+from trytond.modules.authentication_totp.exceptions import TOTPTokenError
 from trytond.pool import Pool
 from trytond.protocols.jsonrpc import JSONEncoder
 from trytond.tests.test_tryton import DB_NAME
@@ -33,7 +34,6 @@ WRONG_TOKEN = (
 EXPIRED = (
     "The file was read too long ago, or one of its tokens was imported "
     "meanwhile. Nothing was imported now. Read the file again.")
-# Pass and their codes are never those of one another
 SEEDS = [
     base64.b32encode(hashlib.sha256(b'seed %d' % i).digest()[:20]).decode()
     for i in range(4)]
@@ -382,7 +382,7 @@ class UnreadableTestCase(TokensTestCase):
                     self.assertIsNone(getattr(Token(id_), name))
                     self.assertEqual(
                         Token.search([(name, '!=', None)]), [])
-                    with self.assertRaises(Exception):
+                    with self.assertRaises(TOTPTokenError):
                         Token.write([Token(id_)], {name: None})
                 self.assertEqual(
                     Token.search([('secret', 'like', '{%')]), [])
@@ -835,7 +835,7 @@ class UseTestCase(TokensTestCase):
                 'password': PASSWORD,
                 'totp_code': code_of(SEEDS[0], self.now)}
             results = at_once(
-                lambda parameters: security.login(
+                lambda parameters, login=login: security.login(
                     DB_NAME, login, parameters, cache=False),
                 [parameters] * THREADS)
             winners = [r for r in results if not isinstance(r, Exception)]
@@ -921,7 +921,7 @@ class ResealTestCase(TokensTestCase):
         self.set_keys(Fernet.generate_key().decode())
         with self.transaction(), self.assertLogs(
                 'trytond.modules', logging.ERROR) as logs:
-            Pool().get('res.user').check_totp_sealed()
+            Pool().get('res.user')._check_totp_sealed()
         self.assertIn(
             "TOTP tokens whose secrets are stored in clear in the database "
             f"{DB_NAME}: 4; to seal them, run trytond_totp reseal",
