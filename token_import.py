@@ -271,7 +271,8 @@ class ImportTOTPTokens(ManagersMixin, Wizard):
             {
                 'line': token.line,
                 'serial': token.serial,
-                'algorithm': token.secret.algorithm.upper(),
+                'algorithm': token.secret.algorithm.upper().replace(
+                    'SHA', 'SHA-'),
                 'digits': token.secret.digits,
                 'period': token.secret.period,
                 } for token in self.tokens if token.secret]

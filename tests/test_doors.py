@@ -449,7 +449,7 @@ class TableTestCase(DoorsTestCase):
                 for role in roles
                 if routes.intersection(taken)})
 
-    def test_hidden(self):
+    def test_ways_hidden(self):
         "Test that no way leads to what is hidden of a token"
         visitors = self.visitors()
         record = self.plant(TOKEN)

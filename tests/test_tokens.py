@@ -177,9 +177,9 @@ class ImportTestCase(TokensTestCase):
         self.assertEqual(preview['imports'], 2)
         self.assertEqual(preview['refusals'], 2)
         self.assertEqual(preview['accepted'], [
-                {'line': 2, 'serial': 'A1', 'algorithm': 'SHA256',
+                {'line': 2, 'serial': 'A1', 'algorithm': 'SHA-256',
                     'digits': 8, 'period': 60},
-                {'line': 4, 'serial': 'A3', 'algorithm': 'SHA1',
+                {'line': 4, 'serial': 'A3', 'algorithm': 'SHA-1',
                     'digits': 6, 'period': 30}])
         self.assertEqual(preview['refused'], [
                 {'line': 3, 'serial': 'A2',
