@@ -612,15 +612,24 @@ class UseTestCase(TokensTestCase):
             return code_of(SEEDS[0], self.now, 8, 'sha512', 60)
         self.assertEqual(
             self.log_in(login, code()[:6]), (None, WRONG_DIGITS % 8))
+        self.assertEqual(
+            self.log_in(login, SEEDS[0]), (None, IS_KEY % 8))
         for _ in range(3):
             self.assertEqual(self.log_in(login, code())[0], user_id)
             self.now += 60
 
     def test_blank(self):
-        "Test that a blank code moves on"
+        "Test that a blank code asks again, or moves on to another chain"
         login, user_id, id_ = self.owner()
         for blank in ['', ' ', None]:
-            self.assertIsNone(self.log_in(login, blank)[0])
+            self.assertEqual(
+                self.log_in(login, blank), (None, ASKS % ('T0', login)))
+        self.set_config(
+            'session', 'authentications', self.authentications
+            + ',password+sms')
+        _, questions = self.dialogue(
+            login, password=[PASSWORD], totp_code=[''])
+        self.assertEqual(questions[-1][0], 'sms_code')
         self.assertEqual(self.failures(user_id), 0)
         self.assertEqual(self.state(id_), ('assigned', user_id))
 
@@ -633,18 +642,19 @@ class UseTestCase(TokensTestCase):
         def right():
             return code_of(SEEDS[0], self.now)
         for count, code in enumerate(['000000', 'x', ['x']], 1):
-            self.assertEqual(self.log_in(login, code), (None, WRONG_TOKEN))
+            self.assertEqual(self.log_in(login, code), (
+                    None, WRONG_TOKEN if count < 3 else WAIT % '30 seconds'))
             self.assertEqual(self.failures(user_id), count)
         for code in [right(), '000000']:
             self.assertEqual(
-                self.log_in(login, code), (None, WAIT % '00:00:30'))
+                self.log_in(login, code), (None, WAIT % '30 seconds'))
         self.assertEqual(self.failures(user_id), 3)
         self.assertEqual(self.events(user_id), ['failed'])
         self.now += 30
         self.assertEqual(
-            self.log_in(login, SEEDS[0]), (None, IS_KEY % 6))
+            self.log_in(login, SEEDS[0]), (None, WAIT % '60 seconds'))
         self.now += 60
-        self.assertEqual(self.log_in(login, '000000'), (None, WRONG_TOKEN))
+        self.assertEqual(self.log_in(login, '000000'), (None, LOCKED))
         self.assertEqual(self.events(user_id), ['failed', 'locked'])
         self.now += 10_000
         self.assertEqual(self.log_in(login, right()), (None, LOCKED))
