@@ -298,20 +298,32 @@ def reseal(options):
         sys.exit(
             "[authentication_totp] encryption_keys is not set: "
             "there is no key to seal with")
-    ids = _transact(options, lambda User: User.totp_owners())
-    unreadable = []
-    for batch in _batches(ids):
-        unreadable += _transact(options, _reseal, batch)
-    for login in unreadable:
-        print(
-            f'no key opens the secret of "{_line(login)}"', file=sys.stderr)
-    if unreadable:
-        sys.exit(f"users with a secret that no key opens: {len(unreadable)}")
-    print(f"all secrets are sealed with the first key, users: {len(ids)}")
+    _transact(options, lambda User: User.drop_totp_token_files())
+    users = _transact(options, lambda User: User.totp_owners())
+    tokens = _transact(options, lambda User: User.totp_tokens())
+    logins, serials = [
+        [name for batch in _batches(ids)
+            for name in _transact(options, function, batch)]
+        for function, ids in [(_reseal, users), (_reseal_tokens, tokens)]]
+    for name in [
+            *(f'"{_line(login)}"' for login in logins),
+            *(f'the token "{_line(serial)}"' for serial in serials)]:
+        print(f'no key opens the secret of {name}', file=sys.stderr)
+    if failed := ", ".join(
+            f"{kind} with a secret that no key opens: {len(names)}"
+            for kind, names in [("users", logins), ("tokens", serials)]
+            if names):
+        sys.exit(failed)
+    text = f"all secrets are sealed with the first key, users: {len(users)}"
+    print(f"{text}, tokens: {len(tokens)}" if tokens else text)
 
 
 def _reseal(User, ids):
     return [u.login for u in User.reseal_totp(User.browse(ids))]
+
+
+def _reseal_tokens(User, ids):
+    return User.reseal_totp_tokens(ids)
 
 
 def _batches(ids):

@@ -34,6 +34,10 @@ class TOTPSetupError(UserError):
     pass
 
 
+class TOTPTokenError(UserError):
+    pass
+
+
 class TOTPRequiredError(UserError):
     pass
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from sql import Conflict, For, Literal, With
 from sql.aggregate import Count
+from sql.conditionals import Greatest
 from sql.functions import Abs
 
 from trytond import backend
@@ -184,7 +185,8 @@ class UserTOTPGuess(ModelSQL):
             Count(Literal(1)), where=counter.user == table.user)
         # The same as failures >= max_failures // number
         return ((table.failures >= _MIN_LIMIT)
-            & ((table.failures + 1) * number > settings.get('max_failures')))
+            & ((table.failures + 1) * Greatest(number, 1)
+                > settings.get('max_failures')))
 
     @classmethod
     def is_locked(cls, failures, authenticators):

@@ -10,7 +10,8 @@ from trytond.transaction import Transaction, without_check_access
 from .exceptions import TOTPAccessError
 
 _PACKAGE = __name__.rpartition('.')[0]
-_EVENT = 'res.user.totp_event'
+# Those who may write users read them
+_READABLE = {'res.user.totp_event', 'res.user.totp_token'}
 _CLOSED = dict.fromkeys(['read', 'write', 'create', 'delete'], False)
 # Core opens them to every user, and TOTP is worth nothing if they are open
 _CORE_MODELS = {
@@ -55,11 +56,12 @@ class ModelAccess(metaclass=PoolMeta):
         closed = [m for m in models if _is_closed(m)]
         if closed:
             access = {**access, **dict.fromkeys(closed, _CLOSED)}
-        if _EVENT in closed:
-            access[_EVENT] = {
-                **_CLOSED,
-                'read': cls.get_access(['res.user'])['res.user']['write'],
-                }
+        if readable := _READABLE.intersection(closed):
+            access.update(dict.fromkeys(readable, {
+                        **_CLOSED,
+                        'read': cls.get_access(
+                            ['res.user'])['res.user']['write'],
+                        }))
         return access
 
 
@@ -70,7 +72,7 @@ class Rule(metaclass=PoolMeta):
     @classmethod
     def domain_get(cls, model_name, mode='read'):
         if (Transaction().check_access
-                and model_name != _EVENT
+                and model_name not in _READABLE
                 and _is_closed(model_name)):
             return [('id', 'in', [])]
         return super().domain_get(model_name, mode=mode)

@@ -33,7 +33,7 @@ setup(
         PACKAGE: config['tryton']['xml'].split() + [
             'tryton.cfg', '*.html', 'view/*.xml', 'locale/*.po',
             'icons/*.svg'],
-        f'{PACKAGE}.tests': ['*.rst', '*.csv'],
+        f'{PACKAGE}.tests': ['*.rst', '*.csv', '*.xml'],
         },
     classifiers=[
         'Development Status :: 4 - Beta',
@@ -84,12 +84,14 @@ setup(
         'trytond >= 8.0, < 8.3',
         ],
     extras_require={
+        'pskc': ['python-pskc'],
         'qrcode': ['trytond[qrcode]'],
         'test': [
             'aiosmtpd',
             'proteus >= 8.0, < 8.3',
             'hypothesis',
             'pyotp',
+            'python-pskc',
             'trytond[qrcode]',
             'trytond_authentication_sms >= 8.0, < 8.3',
             'zxing-cpp',

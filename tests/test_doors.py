@@ -27,6 +27,7 @@ USERS = {'user', *MANAGERS}
 EVERYBODY = {'nobody', *USERS}
 
 EVENT = 'res.user.totp_event'
+TOKEN = 'res.user.totp_token'
 # Of the users, only the secrets
 USER = 'res.user'
 SECRETS = ['totp_secret', 'totp_pending_secret']
@@ -37,7 +38,8 @@ STORED = {
     'res.user.totp_decoy_key',
     'res.user.totp_guess',
     'res.user.totp_recovery_code',
-    EVENT,
+    'res.user.totp_token_file',
+    EVENT, TOKEN,
     }
 # What core stores and the module relies on
 CORE = {
@@ -47,11 +49,18 @@ CORE = {
     'res.user.login.attempt',
     }
 # What the module extends
+# What nobody gets of a token, whatever else of it is open
+HIDDEN = ['secret', 'number', 'counter', 'resync']
 EXTENDED = {
     USER, 'ir.configuration', 'ir.cron', 'ir.model.access', 'ir.rule',
     'res.group'}
 # What wizards show and nothing stores
 VIEWS = {
+    'res.user.assign_totp_token.start',
+    'res.user.import_totp_tokens.done',
+    'res.user.import_totp_tokens.line',
+    'res.user.import_totp_tokens.preview',
+    'res.user.import_totp_tokens.start',
     'res.user.invite_totp.done',
     'res.user.invite_totp.start',
     'res.user.new_totp_recovery_codes.start',
@@ -60,6 +69,7 @@ VIEWS = {
     'res.user.reset_totp.start',
     'res.user.setup_totp.done',
     'res.user.setup_totp.start',
+    'res.user.totp_token.selection',
     }
 
 MODEL_RPC = {'default_get', 'fields_get', 'pre_validate'}
@@ -76,6 +86,7 @@ RPC_METHODS = {
         'get_authenticators'},
     **dict.fromkeys(STORED, MODEL_RPC),
     EVENT: STORED_VIEW_RPC,
+    TOKEN: STORED_VIEW_RPC,
     'ir.session': set(),
     'ir.session.wizard': set(),
     'res.user.device': MODEL_RPC | {'renew'},
@@ -106,13 +117,16 @@ ONLY = {
 
 # For each way the routes it takes, and for each model who gets something of a
 # record by it or changes it. A model that is not named is closed to everybody.
-EVENTS = {EVENT: MANAGERS}
+EVENTS = {EVENT: MANAGERS, TOKEN: MANAGERS}
 TABLE = {
     **{f'{protocol} {name}': ([('POST', JSON)], {})
         for protocol in ['rpc', 'xml'] for name in METHODS},
     **{f'{protocol} {name}': ([('POST', JSON)], EVENTS)
         for protocol in ['rpc', 'xml'] for name in [
             'read', 'search_read', 'export_data', 'export_data_domain']},
+    # Tokens have a name to search for
+    **{f'{protocol} autocomplete': ([('POST', JSON)], {TOKEN: MANAGERS})
+        for protocol in ['rpc', 'xml']},
     # A device gets a cookie of its own
     **{f'{protocol} renew': ([('POST', JSON)], {'res.user.device': USERS})
         for protocol in ['rpc', 'xml']},
@@ -128,7 +142,7 @@ TABLE = {
     'rest_action': ([('POST', REST + '/<action>')], EVENTS),
     'rest_action_on_record': ([('POST', REST_ID + '/<action>')], EVENTS),
     'rest_report': (
-        [('GET', DB + '/rest/report/<name>/<int:id>')], EVENTS),
+        [('GET', DB + '/rest/report/<name>/<int:id>')], {EVENT: MANAGERS}),
     'data': ([('GET', DATA), ('GET', NEW_DATA)], EVENTS),
     'data_guess': ([('GET', DATA), ('GET', NEW_DATA)], EVENTS),
     'data_old_path': ([('GET', OLD_DATA)], EVENTS),
@@ -155,17 +169,19 @@ TABLE = {
     'wizard create': ([('POST', JSON)], {'ir.session.wizard': USERS}),
     'wizard execute': ([('POST', JSON)], {}),
     'wizard delete': ([('POST', JSON)], {}),
-    'report': ([('POST', JSON)], EVENTS),
-    'report_of_others': ([('POST', JSON)], {EVENT: {'administrator'}}),
+    'report': ([('POST', JSON)], {EVENT: MANAGERS}),
+    'report_of_others': (
+        [('POST', JSON)], dict.fromkeys([EVENT, TOKEN], {'administrator'})),
     'reference': ([('POST', JSON)], EVENTS),
     'relation': ([('POST', JSON)], {}),
     'export': ([('POST', JSON)], {}),
-    'email': ([('POST', JSON)], EVENTS),
-    'email_template': ([('POST', JSON)], {EVENT: {'administrator'}}),
-    'chat': ([('POST', JSON)], {}),
+    'email': ([('POST', JSON)], {EVENT: MANAGERS}),
+    'email_template': (
+        [('POST', JSON)], dict.fromkeys([EVENT, TOKEN], {'administrator'})),
+    'chat': ([('POST', JSON)], {TOKEN: MANAGERS}),
     'notification': ([('POST', JSON)], {}),
     'translation': ([('POST', JSON)], {}),
-    'global_search': ([('POST', JSON)], {}),
+    'global_search': ([('POST', JSON)], {TOKEN: {'administrator'}}),
     'act_window': ([('POST', JSON)], {}),
     'queue': ([('POST', REST)], {}),
     'queue_html': ([('POST', HTML), ('POST', NEW_HTML)], {}),
@@ -245,6 +261,7 @@ class DoorsTestCase(TOTPTestCase):
             name for name, field in Model._fields.items()
             if name not in {
                 'id', 'create_uid', 'create_date', 'write_uid', 'write_date'}
+            and not (Model.__name__ == TOKEN and name in HIDDEN)
             and not isinstance(field, fields.Function)]
 
     def value(self, field):
@@ -436,6 +453,32 @@ class TableTestCase(DoorsTestCase):
                 for model, roles in models.items()
                 for role in roles
                 if routes.intersection(taken)})
+
+    def test_ways_hidden(self):
+        "Test that no way leads to what is hidden of a token"
+        visitors = self.visitors()
+        record = self.plant(TOKEN)
+        with self.transaction():
+            Token = Pool().get(TOKEN)
+            table = Token.__table__()
+            values = {
+                name: self.value(Token._fields[name]) for name in HIDDEN}
+            columns = [getattr(table, name) for name in HIDDEN]
+            self.execute(table.update(
+                    columns, list(values.values()),
+                    where=table.id == record.id))
+        query = table.select(*columns, where=table.id == record.id)
+        record = record._replace(values=values)
+        before = self.sql(query)
+        self.assertEqual(before, [tuple(values.values())])
+        for name, way in WAYS.items():
+            for role, visitor in visitors.items():
+                with self.subTest(way=name, role=role):
+                    told = way(visitor, record)
+                    for canary in record.canaries.values():
+                        self.assertNotIn(canary, told)
+                    self.assertEqual(self.sql(query), before)
+        self.uproot(record)
 
     def test_views(self):
         "Test that no way leads to data of what nothing stores"

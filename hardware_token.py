@@ -1,0 +1,312 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"Hardware tokens, for users without a smartphone"
+
+from itertools import islice
+
+from sql import Conflict, Literal, Null
+from sql.aggregate import Count
+from sql.functions import CurrentTimestamp
+
+from trytond.i18n import gettext
+from trytond.model import Index, ModelSQL, ModelView, Unique, fields
+from trytond.pool import Pool
+from trytond.pyson import Eval
+from trytond.transaction import Transaction
+
+from . import clock, seal, settings, totp
+from .exceptions import TOTPTokenError
+
+# What a sealed text is for
+_TOKEN = 'token'
+_BATCH = 500
+_HIDDEN = ['secret', 'number', 'counter', 'resync']
+
+
+class UserTOTPToken(ModelSQL, ModelView):
+    """A hardware token
+
+    Once its owner has proved it by a code, it is an authenticator like any
+    other: the sealed set of the user holds a copy of its secret.
+    """
+    __name__ = 'res.user.totp_token'
+    __string__ = "TOTP Token"
+    _rec_name = 'serial'
+
+    serial = fields.Char(
+        "Serial Number", required=True, readonly=True,
+        help="The number printed on the token.")
+    user = fields.Many2One(
+        'res.user', "User", readonly=True, ondelete='SET NULL',
+        states={
+            'invisible': ~Eval('user'),
+            },
+        help="Whom the token is assigned to.")
+    state = fields.Selection([
+            ('free', "Free"),
+            ('assigned', "Assigned"),
+            ('in_use', "In Use"),
+            ('lost', "Lost"),
+            ], "State", required=True, readonly=True, sort=False,
+        help="An assigned token is in use once its user has entered a code "
+        "of it.")
+    algorithm = fields.Selection(
+        [(name, name.upper().replace('SHA', 'SHA-'))
+            for name in totp.ALGORITHMS],
+        "Algorithm", required=True, readonly=True, sort=False, translate=False)
+    digits = fields.Integer(
+        "Digits", required=True, readonly=True,
+        help="How many digits a code has.")
+    period = fields.Integer(
+        "Period", required=True, readonly=True,
+        help="For how many seconds the token shows a code.")
+    imported = fields.DateTime("Imported", required=True, readonly=True)
+    # Lazy because a client that reads all eager fields would be refused
+    secret = fields.Char(
+        "Secret", readonly=True, strip=False, loading='lazy',
+        help="The key of the token. Nobody can read it.")
+    # Of the authenticator of the user
+    number = fields.Integer("Number", readonly=True, loading='lazy')
+    # Of the last code accepted while the token was in use before
+    counter = fields.Integer("Counter", readonly=True, loading='lazy')
+    resync = fields.Integer("Resync", readonly=True, loading='lazy')
+
+    @classmethod
+    def __setup__(cls):
+        super().__setup__()
+        table = cls.__table__()
+        cls._order = [('serial', 'ASC'), ('id', 'ASC')]
+        cls._sql_constraints += [
+            ('serial_unique', Unique(table, table.serial),
+                'authentication_totp.msg_totp_token_serial_unique'),
+            ]
+        cls._sql_indexes.add(
+            Index(table, (table.user, Index.Equality()), where=(
+                    table.user != Null)))
+
+    # As for the secrets of users, the ORM reads nothing from these columns
+
+    @classmethod
+    def column_secret(cls, tables):
+        return cls.secret.sql_cast(Literal(None))
+
+    @classmethod
+    def column_number(cls, tables):
+        return cls.number.sql_cast(Literal(None))
+
+    @classmethod
+    def column_counter(cls, tables):
+        return cls.counter.sql_cast(Literal(None))
+
+    @classmethod
+    def column_resync(cls, tables):
+        return cls.resync.sql_cast(Literal(None))
+
+    @classmethod
+    def preprocess_values(cls, mode, values):
+        values = super().preprocess_values(mode, values)
+        for name in values.keys() & set(_HIDDEN):
+            if mode == 'write' or values[name] is not None:
+                raise TOTPTokenError(gettext(
+                        'authentication_totp.msg_totp_token_field_readonly',
+                        **cls.__names__(name)))
+        return values
+
+    @staticmethod
+    def _place(serial):
+        # The generation of a user's secrets rises when they change, that of a
+        # token never does
+        return {'owner': serial, 'purpose': _TOKEN, 'generation': 0}
+
+    @classmethod
+    def _seal(cls, serial, secret):
+        return seal.seal(
+            secret.values, settings.get('encryption_keys'), clock.now(),
+            **cls._place(serial))
+
+    @classmethod
+    def unseal(cls, serial, stored):
+        """Return the Secret and whether it has to be sealed anew.
+
+        Raise ValueError if no key opens it.
+        """
+        values, stale = seal.unseal(
+            stored, settings.get('encryption_keys'), **cls._place(serial))
+        return totp.Secret.from_values(values), stale
+
+    # Import
+
+    @classmethod
+    def known(cls, serials):
+        "Return which of the serial numbers the database has already."
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        known = set()
+        for batch in _batches(serials):
+            cursor.execute(*table.select(
+                    table.serial, where=table.serial.in_(batch)))
+            known.update(serial for serial, in cursor)
+        return known
+
+    @classmethod
+    def store(cls, secrets):
+        """Store new tokens, which are free, and return how many.
+
+        secrets: a list of the serial number and the Secret of each, of which
+            those are left out that the database has already
+        """
+        transaction = Transaction()
+        table = cls.__table__()
+        cursor = transaction.connection.cursor()
+        imported = cls.imported.sql_format(clock.second(clock.now()))
+        stored = 0
+        for batch in _batches(secrets):
+            cursor.execute(*table.insert(
+                    [table.create_uid, table.create_date, table.serial,
+                        table.state, table.algorithm, table.digits,
+                        table.period, table.imported, table.secret],
+                    [[transaction.user, CurrentTimestamp(), serial,
+                            'free', secret.algorithm, secret.digits,
+                            secret.period, imported,
+                            cls._seal(serial, secret)]
+                        for serial, secret in batch],
+                    on_conflict=Conflict(
+                        table, indexed_columns=[table.serial])))
+            stored += cursor.rowcount
+        return stored
+
+    # What administrators do
+
+    @classmethod
+    def assign(cls, tokens, user):
+        "Assign the free tokens to the user."
+        pool = Pool()
+        Guess = pool.get('res.user.totp_guess')
+        User = pool.get('res.user')
+        User.check_totp_management([user])
+        cls._check_state(tokens, {'free'}, 'msg_totp_token_not_free')
+        cls.write(tokens, {'user': user.id, 'state': 'assigned'})
+        Guess.start([user.id])
+
+    @classmethod
+    def take_back(cls, tokens):
+        "Let the tokens be free. The authenticators made of them are removed."
+        cls._withdraw(tokens)
+        cls.write(tokens, {'user': None, 'state': 'free'})
+
+    @classmethod
+    def lose(cls, tokens):
+        "Mark the tokens as lost. The authenticators of them are removed."
+        cls._withdraw(tokens)
+        cls.write(tokens, {'state': 'lost'})
+
+    @classmethod
+    def discard(cls, tokens):
+        "Delete the tokens, which are free or lost."
+        pool = Pool()
+        User = pool.get('res.user')
+        User.check_totp_management([])
+        cls._check_state(
+            tokens, {'free', 'lost'}, 'msg_totp_token_not_discarded')
+        cls.delete(tokens)
+
+    @classmethod
+    def _check_state(cls, tokens, states, message):
+        for token in tokens:
+            if token.state not in states:
+                raise TOTPTokenError(gettext(
+                        f'authentication_totp.{message}',
+                        serial=token.serial))
+
+    @classmethod
+    def _withdraw(cls, tokens):
+        pool = Pool()
+        User = pool.get('res.user')
+        User.check_totp_management([t.user for t in tokens if t.user])
+        User.check_not_own_totp(
+            [t.user for t in tokens if t.state == 'in_use'])
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        for token in tokens:
+            cursor.execute(*table.select(
+                    table.user, table.number,
+                    where=(table.id == token.id) & (table.number != Null)))
+            for user_id, number in cursor.fetchall():
+                User(user_id)._drop_totp_authenticator(number)
+
+    @classmethod
+    def release(cls, user_ids, number=None):
+        """Let tokens be assigned only, because the authenticators made of them
+        are removed, and remember their last codes.
+
+        number: of the authenticator, all of the users by default
+        """
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        counter = Counter.__table__()
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        where = (fields.SQL_OPERATORS['in'](table.user, user_ids)
+            & (table.number != Null))
+        if number is not None:
+            where &= table.number == number
+        cursor.execute(*table.update(
+                [table.state, table.number, table.resync, table.counter],
+                ['assigned', Null, Null, counter.select(
+                        counter.counter,
+                        where=(counter.user == table.user)
+                        & (counter.number == table.number))],
+                where=where))
+
+    # What the server does by itself
+
+    @classmethod
+    def ids(cls):
+        "Return the ids of all tokens."
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.select(table.id, order_by=table.id))
+        return [id_ for id_, in cursor]
+
+    @classmethod
+    def reseal(cls, ids):
+        """Seal the secrets of the tokens with the first key, where they are
+        not yet.
+
+        Return the serial numbers of those that no key opens, which are left as
+        they are.
+        """
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.select(
+                table.id, table.serial, table.secret,
+                where=fields.SQL_OPERATORS['in'](table.id, ids)))
+        unreadable = []
+        for id_, serial, stored in cursor.fetchall():
+            try:
+                secret, stale = cls.unseal(serial, stored)
+            except ValueError:
+                unreadable.append(serial)
+                continue
+            if stale:
+                cursor.execute(*table.update(
+                        [table.secret], [cls._seal(serial, secret)],
+                        where=(table.id == id_) & (table.secret == stored)))
+        return unreadable
+
+    @classmethod
+    def count_clear(cls):
+        "Return how many secrets are stored in clear."
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.select(
+                Count(table.id), where=table.secret.like(f'{seal.CLEAR}%')))
+        count, = cursor.fetchone()
+        return count
+
+
+def _batches(values):
+    values = iter(values)
+    while batch := list(islice(values, _BATCH)):
+        yield batch

@@ -1,0 +1,401 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"""The files in which manufacturers deliver hardware tokens: CSV and PSKC
+
+Nothing here reads the configuration, the clock or the database. Nothing that
+is raised holds a key.
+"""
+
+import base64
+import codecs
+import csv
+import datetime as dt
+import io
+import re
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+from . import totp
+
+try:
+    from pskc import PSKC
+    from pskc.exceptions import DecryptionError
+except ImportError:
+    PSKC = None
+
+# In bytes
+MAX_SIZE = 20 * 2**20
+MAX_TOKENS = 10_000
+_MAX_SERIAL_LENGTH = 64
+# More would keep the server busy for a long time
+_MAX_ITERATIONS = 10**7
+_MAX_DERIVED_LENGTH = 64
+_MAX_XML_TEXT = 1024
+# What only a signature or a certificate needs, and nothing here reads
+_LONG_XML = {'X509Certificate', 'SignatureValue'}
+_BOMS = {
+    codecs.BOM_UTF8: 'utf-8-sig',
+    codecs.BOM_UTF16_LE: 'utf-16',
+    codecs.BOM_UTF16_BE: 'utf-16',
+    }
+_DELIMITERS = '\t;,'
+# The columns of a CSV file without a header
+_COLUMNS = ['serial', 'key', 'algorithm', 'digits', 'period']
+_HEADERS = {
+    'serial': ['serial', 'serialnumber', 'serialno', 'sn', 'token'],
+    'key': ['key', 'secret', 'secretkey', 'seed'],
+    'base32': ['base32', 'keybase32', 'secretbase32', 'seedbase32'],
+    'hex': ['hex', 'keyhex', 'secrethex', 'seedhex'],
+    'algorithm': ['algorithm', 'hash', 'hashalgorithm'],
+    'digits': ['digits', 'length', 'codelength', 'otplength'],
+    'period': ['period', 'interval', 'timestep', 'timeinterval', 'step'],
+    'type': ['type', 'tokentype', 'otptype'],
+    }
+_HEADERS = {
+    header: name for name, headers in _HEADERS.items() for header in headers}
+
+
+class TokenFileError(ValueError):
+    """A file that cannot be read
+
+    message: the id of the message that says why
+    values: what the message names
+    """
+
+    def __init__(self, message, **values):
+        super().__init__(message)
+        self.message = message
+        self.values = values
+
+
+class Refused(Exception):
+    "A token that cannot be imported, with the attributes of TokenFileError"
+
+    def __init__(self, message, **values):
+        super().__init__(message)
+        self.message = message
+        self.values = values
+
+
+class Token(NamedTuple):
+    """A token of a file
+
+    line: the line where it ends, in PSKC the position among the keys
+    serial: the serial number, blank if there is none
+    secret: its Secret, None if it is refused
+    refusal: the id of the message that says why it is refused, or None
+    values: what the message names
+    """
+    line: int
+    serial: str
+    secret: totp.Secret | None = None
+    refusal: str | None = None
+    values: dict[str, Any] = {}  # noqa: RUF012
+
+
+def read(data, time, passphrase='', key=''):
+    """Return a list of the Token in the file, those refused too.
+
+    data: the content of the file, in bytes
+    time: in seconds since the epoch
+    passphrase: the one that decrypts the keys of a PSKC file
+    key: the pre-shared key that decrypts them, in hexadecimal
+    Raise TokenFileError if nothing of the file can be imported.
+    """
+    if len(data) > MAX_SIZE:
+        raise TokenFileError(
+            'msg_totp_token_file_size', size=MAX_SIZE // 2**20)
+    text = _decode(data)
+    if '\0' in text:
+        raise TokenFileError('msg_totp_token_file_unreadable')
+    if text.lstrip().startswith('<'):
+        tokens = _read_pskc(text, time, passphrase, key)
+    else:
+        tokens = _read_csv(text)
+    if not tokens:
+        raise TokenFileError('msg_totp_token_file_empty')
+    return list(_refuse_repeated(tokens))
+
+
+def _decode(data):
+    encoding = next(
+        (e for bom, e in _BOMS.items() if data.startswith(bom)), 'utf-8')
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        if encoding != 'utf-8':
+            raise TokenFileError('msg_totp_token_file_unreadable') from None
+        # What is read of a file has no other letters than ASCII
+        return data.decode('latin-1')
+
+
+def _check_number(tokens):
+    if len(tokens) > MAX_TOKENS:
+        raise TokenFileError('msg_totp_token_file_number', number=MAX_TOKENS)
+
+
+def _refuse_repeated(tokens):
+    lines = {}
+    for token in tokens:
+        first = lines.setdefault(token.serial, token.line)
+        if token.secret and first != token.line:
+            token = token._replace(
+                secret=None, refusal='msg_totp_token_repeated',
+                values={'line': first})
+        yield token
+
+
+def _check(line, serial, get_secret):
+    "Return the Token, refused with what get_secret raises."
+    try:
+        if not serial:
+            raise Refused('msg_totp_token_no_serial')
+        if len(serial) > _MAX_SERIAL_LENGTH or not serial.isprintable():
+            serial = ''
+            raise Refused(
+                'msg_totp_token_serial', length=_MAX_SERIAL_LENGTH)
+        secret = get_secret()
+        if len(secret.key) * 8 < totp.MIN_KEY_BITS:
+            raise Refused('msg_totp_token_key_short', bits=totp.MIN_KEY_BITS)
+        return Token(line, serial, secret)
+    except Refused as refused:
+        return Token(
+            line, serial, refusal=refused.message, values=refused.values)
+
+
+def _algorithm(text):
+    "Return the algorithm that a manufacturer names in some way."
+    name = re.sub('[^a-z0-9]', '', text.lower())
+    if 'hotp' in name:
+        raise Refused('msg_totp_token_hotp')
+    name = re.sub('oath|totp|hmac', '', name) or totp.USUAL['algorithm']
+    if name not in totp.ALGORITHMS:
+        raise Refused('msg_totp_token_algorithm')
+    return name
+
+
+def _digits(value):
+    if value not in totp.DIGITS:
+        first, second = totp.DIGITS
+        raise Refused('msg_totp_token_digits', first=first, second=second)
+    return value
+
+
+def _period(value):
+    if value not in totp.PERIODS:
+        raise Refused(
+            'msg_totp_token_period',
+            first=totp.PERIODS.start, last=totp.PERIODS.stop - 1)
+    return value
+
+
+# CSV
+
+def _read_csv(text):
+    rows = _rows(text)
+    if not rows:
+        return []
+    header = [
+        _HEADERS.get(re.sub('[^a-z0-9]', '', cell.lower()))
+        for cell in rows[0][1]]
+    if 'serial' in header:
+        del rows[0]
+    else:
+        header = _COLUMNS
+    if not {'key', 'hex', 'base32'}.intersection(header) or (
+            header is _COLUMNS and all(len(row) < 2 for _, row in rows)):
+        raise TokenFileError('msg_totp_token_file_columns')
+    _check_number(rows)
+    lines = [
+        (line, dict(zip(header, row, strict=False)),
+            header is _COLUMNS and len(row) > len(header))
+        for line, row in rows]
+    encoding = _encoding(values.get('key', '') for _, values, _ in lines)
+    return [
+        _check(
+            line, values.get('serial', ''),
+            lambda values=values, long=long: _read_row(values, encoding, long))
+        for line, values, long in lines]
+
+
+def _rows(text):
+    "Return the number of each line of the CSV, and its cells."
+    text = '\n'.join(
+        '' if line.startswith('#') else line
+        for line in re.split('\r\n|\r|\n', text))
+    first = next(filter(str.strip, text.split('\n')), '')
+    reader = csv.reader(
+        io.StringIO(text), delimiter=max(_DELIMITERS, key=first.count),
+        skipinitialspace=True, strict=True)
+    rows = []
+    try:
+        for row in reader:
+            row = [cell.strip() for cell in row]
+            if any(row):
+                rows.append((reader.line_num, row))
+    except csv.Error:
+        raise TokenFileError(
+            'msg_totp_token_file_csv', line=reader.line_num) from None
+    return rows
+
+
+def _read_row(values, encoding, long):
+    if long:
+        raise Refused('msg_totp_token_columns')
+    if re.search('(?i)hotp|event|counter', values.get('type', '')):
+        raise Refused('msg_totp_token_hotp')
+    algorithm = _algorithm(values.get('algorithm', ''))
+    for name in ['hex', 'base32', 'key']:
+        if text := values.get(name):
+            key = _key(text, encoding if name == 'key' else {name})
+            break
+    else:
+        raise Refused('msg_totp_token_no_key')
+    return totp.Secret(
+        key, algorithm, _digits(_number(values, 'digits')),
+        _period(_number(values, 'period')))
+
+
+def _number(values, name):
+    text = values.get(name) or str(totp.USUAL[name])
+    # More digits than any of them may have
+    return int(text) if re.fullmatch('[0-9]{1,4}', text) else None
+
+
+def _encoding(keys):
+    """Return the encodings that the keys of the file may have.
+
+    A key may be valid in both, but hardly all of a file.
+    """
+    possible = [set(_decodings(key)) for key in keys if key]
+    certain = set.union(
+        set(), *(encodings for encodings in possible if len(encodings) == 1))
+    return certain or {'hex', 'base32'}
+
+
+def _key(text, encodings):
+    decoded = _decodings(text)
+    keys = [key for name, key in decoded.items() if name in encodings]
+    if not decoded or not keys:
+        raise Refused('msg_totp_token_key')
+    if len(keys) > 1:
+        raise Refused('msg_totp_token_key_ambiguous')
+    return keys[0]
+
+
+def _decodings(text):
+    "Return a dictionary from each encoding that text may have to the key."
+    text = re.sub(r'[\s:-]', '', text)
+    is_hex = text[:2].lower() == '0x'
+    keys = {}
+    if re.fullmatch('(0[xX])?([0-9A-Fa-f]{2})+', text):
+        keys['hex'] = bytes.fromhex(text[2:] if is_hex else text)
+    if not is_hex and re.fullmatch('[A-Za-z2-7]+=*', text):
+        text = text.rstrip('=')
+        try:
+            keys['base32'] = base64.b32decode(
+                text + '=' * (-len(text) % 8), casefold=True)
+        except ValueError:
+            pass
+    return keys
+
+
+# PSKC (RFC 6030)
+
+def _read_pskc(text, time, passphrase, key):
+    if not PSKC:
+        raise TokenFileError('msg_totp_token_file_no_pskc')
+    data = _sane_xml(text)
+    try:
+        pskc = PSKC(io.BytesIO(data))
+        keys = pskc.keys
+        # Whatever the library stumbles upon
+    except Exception:
+        raise TokenFileError('msg_totp_token_file_unreadable') from None
+    _check_number(keys)
+    _decrypt(pskc, passphrase, key)
+    now = dt.datetime.fromtimestamp(time, dt.timezone.utc)
+    tokens = [
+        _check(
+            line, (key.serial or key.id or '').strip(),
+            lambda key=key: _read_key(key, now))
+        for line, key in enumerate(keys, 1)]
+    if tokens and all(
+            t.refusal == 'msg_totp_token_decryption' for t in tokens):
+        raise TokenFileError('msg_totp_token_file_decryption')
+    return tokens
+
+
+def _sane_xml(text):
+    """Return the XML as bytes that any library may parse.
+
+    Only a document type declares entities: those that grow without end, and
+    those that read other files.
+    """
+    if re.search('<!(DOCTYPE|ENTITY)', text):
+        raise TokenFileError('msg_totp_token_file_doctype')
+    try:
+        root = ElementTree.fromstring(text)
+        for element in root.iter():
+            name = element.tag.rpartition('}')[2]
+            if (len(element.text or '') > _MAX_XML_TEXT
+                    and name not in _LONG_XML):
+                raise TokenFileError('msg_totp_token_file_unreadable')
+        return ElementTree.tostring(root)
+    except (ElementTree.ParseError, RecursionError):
+        raise TokenFileError('msg_totp_token_file_unreadable') from None
+
+
+def _decrypt(pskc, passphrase, key):
+    "Let the keys be decrypted when they are read."
+    encryption = pskc.encryption
+    derivation = encryption.derivation
+    try:
+        if not encryption.is_encrypted:
+            return
+        if derivation.algorithm:
+            if not passphrase:
+                raise TokenFileError('msg_totp_token_file_passphrase')
+            if ((derivation.pbkdf2_iterations or 0) > _MAX_ITERATIONS
+                    or (derivation.pbkdf2_key_length or 0)
+                    > _MAX_DERIVED_LENGTH):
+                raise TokenFileError('msg_totp_token_file_unreadable')
+            encryption.derive_key(passphrase)
+        elif re.search('#rsa[-_]', encryption.algorithm or ''):
+            raise TokenFileError('msg_totp_token_file_certificate')
+        elif not key:
+            raise TokenFileError('msg_totp_token_file_key')
+        else:
+            encryption.key = bytes.fromhex(re.sub(r'[\s:-]', '', key))
+    except TokenFileError:
+        raise
+    except Exception:
+        raise TokenFileError('msg_totp_token_file_decryption') from None
+
+
+def _read_key(key, now):
+    name = re.split('[:#]', (key.algorithm or '').lower())[-1]
+    if name == 'hotp':
+        raise Refused('msg_totp_token_hotp')
+    if name != 'totp':
+        raise Refused('msg_totp_token_not_totp')
+    if not key.policy.may_use('OTP', now) or (
+            key.policy.pin_usage not in {None, 'Local'}):
+        raise Refused('msg_totp_token_policy')
+    if key.response_check or (
+            key.response_encoding or 'DECIMAL').upper() != 'DECIMAL':
+        raise Refused('msg_totp_token_format')
+    try:
+        secret, period = key.secret, key.time_interval
+    except DecryptionError:
+        raise Refused('msg_totp_token_decryption') from None
+    except Exception:
+        raise Refused('msg_totp_token_key') from None
+    if not secret:
+        raise Refused('msg_totp_token_no_key')
+    digits = key.response_length
+    return totp.Secret(
+        secret, _algorithm(key.algorithm_suite or ''),
+        _digits(totp.USUAL['digits'] if digits is None else digits),
+        _period(totp.USUAL['period'] if period is None else period))
