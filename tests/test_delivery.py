@@ -7,7 +7,6 @@ import smtplib
 import socket
 from unittest.mock import patch
 
-from trytond.pool import Pool
 from trytond.transaction import Transaction
 
 from .mail import MailTestCase
