@@ -2,11 +2,15 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
-from trytond.exceptions import LoginException, UserError
+from trytond.exceptions import LoginException, UserError, UserWarning
 from trytond.model.exceptions import AccessError
 
 
 class TOTPCodeError(UserError):
+    pass
+
+
+class TOTPCodeBlankError(TOTPCodeError):
     pass
 
 
@@ -35,6 +39,10 @@ class TOTPUnreadableError(TOTPCodeError):
 
 
 class TOTPSetupError(UserError):
+    pass
+
+
+class TOTPTurnOffWarning(UserWarning):
     pass
 
 

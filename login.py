@@ -241,7 +241,8 @@ class User(metaclass=PoolMeta):
                         f', {p}' for p in self.describe_totp_parameters(
                             secret))), type='char')
         try:
-            Counter.match(self.get_pending_totp_secret()[1], code)
+            _, secret, _ = self.get_pending_totp_secret()
+            Counter.match(secret, code)
         except (TOTPCodeError, TOTPSetupError) as error:
             self._add_login_attempt()
             message = error.message

@@ -177,19 +177,38 @@ class RPC:
     def wizard(self, method, *params):
         return self.call(f'wizard.res.user.setup_totp.{method}', *params, {})
 
-    def start_setup(self):
+    def overview(self, button=None, **values):
+        """Open the overview and press the button
+
+        Return the id of the wizard's session, and the defaults of the page
+        shown, None if there is none.
+        """
         session_id, start, _ = self.wizard('create')
         result = self.wizard('execute', session_id, {}, start)
-        return session_id, result['view']['defaults']
+        if button:
+            result = self.wizard(
+                'execute', session_id, {start: values}, button)
+        view = result.get('view')
+        return session_id, view['defaults'] if view else None
+
+    def start_setup(self, code=None, button='replace'):
+        """Start the set-up
+
+        code: a code or a recovery code, if the user has an authenticator
+        """
+        session_id, shown = self.overview()
+        if code is not None:
+            session_id, shown = self.overview(button, code=code)
+        return session_id, shown
 
     def confirm_setup(self, session_id, shown, **codes):
         return self.wizard(
             'execute', session_id, {'start': {**shown, **codes}},
             'confirm')['view']['state']
 
-    def set_up(self, now):
+    def set_up(self, now, code=None):
         "Set TOTP up, return the key and the recovery codes shown with it"
-        session_id, shown = self.start_setup()
+        session_id, shown = self.start_setup(code)
         code = right_code(shown['secret'], now)
         result = self.wizard(
             'execute', session_id, {'start': {**shown, 'code': code}},
@@ -349,9 +368,9 @@ class TOTPTestCase(TestCase):
         """
         with self.transaction(user_id):
             user = Pool().get('res.user')(user_id)
-            key = user.start_totp_setup().text.replace(' ', '')
-            user.finish_totp_setup(
-                right_code(key, self.now), code or self.code(), name=name)
+            key = user.start_totp_setup(
+                code or self.code()).text.replace(' ', '')
+            user.finish_totp_setup(right_code(key, self.now), name=name)
         return key
 
     def code(self, steps=0):
