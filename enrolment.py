@@ -97,15 +97,20 @@ class User(metaclass=PoolMeta):
         code is not accepted.
         """
         pool = Pool()
-        Counter = pool.get('res.user.totp_counter')
         RecoveryCode = pool.get('res.user.totp_recovery_code')
+        self._confirm_totp_setup(code, name)
+        if not RecoveryCode.count([self.id])[self.id]:
+            return RecoveryCode.renew(self.id)
+        return []
+
+    def _confirm_totp_setup(self, code, name=None):
+        "Do what finish_totp_setup does, without recovery codes."
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
         pending, secret, replaces = self.get_pending_totp_secret()
         counter = Counter.match(secret, code)
         self._add_totp_secret(
             secret, name, counter, replaces=replaces, pending=pending)
-        if not RecoveryCode.count([self.id])[self.id]:
-            return RecoveryCode.renew(self.id)
-        return []
 
     def set_totp_key(self, key, name=None):
         """Set a key in force at once, as the only one and without any proof.
@@ -224,12 +229,16 @@ class User(metaclass=PoolMeta):
         """
         pool = Pool()
         Event = pool.get('res.user.totp_event')
-        if self.totp_mandatory:
-            raise TOTPRequiredError(
-                gettext('authentication_totp.msg_totp_required'))
+        self.check_totp_optional()
         self.verify_totp_code(code)
         self._clear_totp([self])
         Event.record([self], 'removed')
+
+    def check_totp_optional(self):
+        "Raise TOTPRequiredError if TOTP is required for the user."
+        if self.totp_mandatory:
+            raise TOTPRequiredError(
+                gettext('authentication_totp.msg_totp_required'))
 
     @classmethod
     def reset_totp(cls, users):

@@ -256,7 +256,8 @@ class User(metaclass=PoolMeta):
 
     def _finish_login_setup(self, code):
         try:
-            self.finish_totp_setup(code)
+            # Nobody would see recovery codes made here
+            self._confirm_totp_setup(code)
         except (TOTPCodeError, TOTPSetupError):
             raise backend.DatabaseOperationalError(
                 "concurrent TOTP set-ups") from None

@@ -182,6 +182,7 @@ class SetupTOTP(Wizard):
 
     # What a request leaves to the page that its answer shows
     _secret = None
+    _again = False
     _recovery_codes = ()
 
     @classmethod
@@ -218,15 +219,17 @@ class SetupTOTP(Wizard):
             }
 
     def transition_add(self):
-        return self._start(replaces=False)
+        self._start_setup(self.overview.code)
+        return 'start'
 
     def transition_replace(self):
-        return self._start(replaces=True)
-
-    def _start(self, replaces):
-        self._secret = self._get_user().start_totp_setup(
-            self.overview.code, replaces=replaces)
+        self._start_setup(self.overview.code, replaces=True)
         return 'start'
+
+    def _start_setup(self, code=None, replaces=False):
+        user = self._get_user()
+        self._again = user.has_pending_totp_secret()
+        self._secret = user.start_totp_setup(code, replaces=replaces)
 
     def transition_rename(self):
         self._get_user().rename_totp_authenticator(
@@ -235,9 +238,11 @@ class SetupTOTP(Wizard):
 
     def transition_remove(self):
         user = self._get_user()
-        user.remove_totp_authenticator(
-            self._get_number(), self.overview.code)
-        return 'overview' if user.totp_enabled else 'end'
+        number = self._get_number()
+        if [a['number'] for a in user.totp_authenticators()] == [number]:
+            return self.transition_turn_off()
+        user.remove_totp_authenticator(number, self.overview.code)
+        return 'overview'
 
     def _get_number(self):
         try:
@@ -253,22 +258,25 @@ class SetupTOTP(Wizard):
     def transition_turn_off(self):
         pool = Pool()
         Warning = pool.get('res.user.warning')
-        key = Warning.format('totp_turn_off', [self._get_user()])
+        user = self._get_user()
+        user.check_totp_optional()
+        key = Warning.format('totp_turn_off', [user])
         if Warning.check(key):
             raise TOTPTurnOffWarning(
                 key, gettext('authentication_totp.msg_totp_turn_off'))
-        self._get_user().remove_totp(self.overview.code)
+        user.remove_totp(self.overview.code)
         return 'end'
 
     def default_start(self, fields):
         user = self._get_user()
-        again = user.has_pending_totp_secret() and not self._secret
-        secret = self._secret or user.start_totp_setup()
+        if not self._secret:
+            self._start_setup()
+        secret = self._secret
         account = user.totp_new_account
         uri = secret.uri(account, user.totp_issuer, settings.get('image'))
         return {
             'notice': gettext('authentication_totp.msg_totp_started_again')
-            if again else None,
+            if self._again else None,
             'account': account,
             'issuer': user.totp_issuer,
             'name': user.totp_new_name,

@@ -53,10 +53,10 @@ EXTENDED = {
 # What wizards show and nothing stores
 VIEWS = {
     'res.user.invite_totp.start',
-    'res.user.new_totp_recovery_codes.start',
-    'res.user.remove_totp.start',
     'res.user.reset_totp.start',
+    'res.user.setup_totp.authenticator',
     'res.user.setup_totp.done',
+    'res.user.setup_totp.overview',
     'res.user.setup_totp.start',
     }
 
@@ -70,6 +70,7 @@ STORED_VIEW_RPC = VIEW_RPC | {
     'search_count', 'search_read', 'write'}
 RPC_METHODS = {
     **dict.fromkeys(VIEWS, VIEW_RPC),
+    'res.user.setup_totp.overview': VIEW_RPC | {'get_authenticators'},
     **dict.fromkeys(STORED, MODEL_RPC),
     EVENT: STORED_VIEW_RPC,
     'ir.session': set(),

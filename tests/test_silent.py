@@ -92,8 +92,11 @@ class SilentTestCase(TOTPTestCase):
         for code in ['13579246', right_code(key, self.now)]:
             self.rpc.post(
                 'wizard.res.user.setup_totp.execute', session_id,
-                {'start': {**shown, 'code': code, 'current_code': '97531'}},
-                'confirm', {})
+                {'start': {**shown, 'code': code}}, 'confirm', {})
+        self.rpc.session = None
+        self.rpc.login(login, password=PASSWORD)
+        with self.assertRaises(Refused):
+            self.rpc.overview('add', code='97531')
         self.set_config('session', 'authentications', 'password+totp')
         for steps in [1, -1, 98]:
             try:

@@ -73,6 +73,7 @@ WRONG_RECOVERY = (
     "A recovery code has 25 letters and digits and never contains "
     "0, 1, 2, 5, 8, B, I, L, O, S, U, V, Z. Enter one recovery code, "
     "or the code that your authenticator shows now.")
+BLANK = "Enter the code from your authenticator, or a recovery code."
 USED = "The code was already used. Wait for the next one and enter it."
 
 
@@ -190,6 +191,20 @@ class RPC:
                 'execute', session_id, {start: values}, button)
         view = result.get('view')
         return session_id, view['defaults'] if view else None
+
+    def turn_off(self, code):
+        "Turn TOTP off, and confirm the warning"
+        try:
+            return self.overview('turn_off', code=code)
+        except Refused as refused:
+            self.accept(refused)
+        return self.overview('turn_off', code=code)
+
+    def accept(self, refused):
+        "Answer the warning with yes"
+        if refused.args[0] != 'UserWarning':
+            raise refused
+        self.model('res.user.warning', 'skip', refused.args[1][0])
 
     def start_setup(self, code=None, button='replace'):
         """Start the set-up
