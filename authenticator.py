@@ -372,7 +372,7 @@ class UserTOTPCounter(ModelSQL):
         cls.create([{
                     'user': user_id,
                     'number': number,
-                    'name': name or cls.default_name(user_id),
+                    'name': name or cls.next_name(user_id),
                     'since': now,
                     'last_used': now if counter >= 0 else None,
                     'counter': counter,
@@ -383,8 +383,11 @@ class UserTOTPCounter(ModelSQL):
 
     @classmethod
     @without_check_access
-    def default_name(cls, user_id):
-        "Return the name of the user's next authenticator."
+    def next_name(cls, user_id):
+        """Return the name of the user's next authenticator.
+
+        user_id: None for the only authenticator of a user
+        """
         names = {c.name for c in cls.search([('user', '=', user_id)])}
         default = gettext('authentication_totp.msg_totp_authenticator')
         number = 1

@@ -35,12 +35,14 @@ class User(metaclass=PoolMeta):
         number = authenticators[-1]['number'] + 1
         return totp.display_name(f'{self.totp_account[:56]} ({number})')
 
-    @property
-    def totp_new_name(self):
-        "The name of the next authenticator, if the user gives none"
+    def totp_new_name(self, replaces=False):
+        """Return the name of the next authenticator, if the user gives none.
+
+        replaces: as in start_totp_setup
+        """
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
-        return Counter.default_name(self.id)
+        return Counter.next_name(None if replaces else self.id)
 
     @property
     def totp_issuer(self):

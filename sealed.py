@@ -36,6 +36,17 @@ class User(metaclass=PoolMeta):
 
         Raise TOTPSetupError if there is none, or if it waited for too long.
         """
+        pending = self._find_pending_totp_secret()
+        if not pending:
+            raise TOTPSetupError(
+                gettext('authentication_totp.msg_totp_setup_expired'))
+        return pending
+
+    def has_pending_totp_secret(self):
+        "Return whether a secret waits for its proof."
+        return bool(self._find_pending_totp_secret())
+
+    def _find_pending_totp_secret(self):
         table = self.__table__()
         cursor = Transaction().connection.cursor()
         now = self.__class__.totp_pending_expire.sql_format(
@@ -54,15 +65,7 @@ class User(metaclass=PoolMeta):
             except ValueError:
                 logger.error(
                     "unreadable waiting TOTP secret of user %s", self.id)
-        raise TOTPSetupError(
-            gettext('authentication_totp.msg_totp_setup_expired'))
-
-    def has_pending_totp_secret(self):
-        "Return whether a secret waits for its proof."
-        try:
-            return bool(self.get_pending_totp_secret())
-        except TOTPSetupError:
-            return False
+        return None
 
     def _seal_pending_totp_secret(self, secret, replaces, generation):
         return seal.seal(

@@ -150,7 +150,7 @@ class SetupTOTP(Wizard):
                     'readonly': ~Eval('authenticator'),
                     }),
             Button(
-                "Rename", 'rename', 'tryton-edit', states={
+                "Rename", 'rename', 'tryton-note', states={
                     'readonly': ~Eval('authenticator') | ~Eval('name'),
                     }),
             Button("Replace All", 'replace', 'tryton-switch'),
@@ -183,6 +183,7 @@ class SetupTOTP(Wizard):
     # What a request leaves to the page that its answer shows
     _secret = None
     _again = False
+    _replaces = False
     _recovery_codes = ()
 
     @classmethod
@@ -209,12 +210,11 @@ class SetupTOTP(Wizard):
 
     def default_overview(self, fields):
         user = self._get_user()
-        authenticators = user.totp_authenticators()
         return {
             'authenticators': [{
-                    'id': -authenticator.pop('number'),
-                    **authenticator,
-                    } for authenticator in authenticators],
+                    name: authenticator[name]
+                    for name in ['name', 'since', 'last_used']
+                    } for authenticator in user.totp_authenticators()],
             'recovery_codes': user.totp_recovery_codes,
             }
 
@@ -229,6 +229,7 @@ class SetupTOTP(Wizard):
     def _start_setup(self, code=None, replaces=False):
         user = self._get_user()
         self._again = user.has_pending_totp_secret()
+        self._replaces = replaces
         self._secret = user.start_totp_setup(code, replaces=replaces)
 
     def transition_rename(self):
@@ -279,7 +280,7 @@ class SetupTOTP(Wizard):
             if self._again else None,
             'account': account,
             'issuer': user.totp_issuer,
-            'name': user.totp_new_name,
+            'name': user.totp_new_name(self._replaces),
             'secret': secret.text,
             'parameters': ', '.join(user.describe_totp_parameters(secret)),
             'secret_uri': uri,

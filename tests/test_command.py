@@ -437,8 +437,8 @@ class CommandTestCase(TOTPTestCase):
         login, user_id = self.user(KEY)
         self.set_keys(self.key1)
         self.start_setup(login, self.code())
-        # The secret in force opens all the same
         self.set_keys(self.key2)
+        self.now += 30
         self.assertEqual(self.log_in(login), user_id)
         Fernet(self.key2).decrypt(self.stored_secret(user_id))
 

@@ -234,6 +234,7 @@ class OverviewTestCase(TOTPTestCase):
         old = self.add("Tablet")
         session_id, shown = self.press('replace', self.codes[0])
         self.assertEqual(shown['account'], f'{self.login} (3)')
+        self.assertEqual(shown['name'], "Authenticator")
         self.assertEqual(self.names(), ["Authenticator", "Tablet"])
         key = shown['secret']
         result = self.rpc.wizard(

@@ -291,6 +291,7 @@ class SealingTestCase(TOTPTestCase):
                 with self.transaction():
                     secret = Pool().get('res.user')(user_id).start_totp_setup(
                         right_code(OTHER_KEY, self.now))
+                    self.now += 30
                     table = Pool().get('res.user').__table__()
                 (pending,), = self.sql(table.select(
                         table.totp_pending_secret, where=table.id == user_id))

@@ -16,7 +16,8 @@ from trytond.pool import Pool
 from trytond.tests.test_tryton import DB_NAME
 
 from .tools import (
-    KEY, OTHER_KEY, PASSWORD, RPC, TOTPTestCase, right_code, secret_from)
+    KEY, OTHER_KEY, PASSWORD, RPC, Refused, TOTPTestCase, right_code,
+    secret_from)
 
 AUTHENTICATIONS = ['totp', 'totp+password', 'totp,password']
 # It has the form of a recovery code
