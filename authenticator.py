@@ -383,7 +383,7 @@ class UserTOTPCounter(ModelSQL):
         cls.create([{
                     'user': user_id,
                     'number': number,
-                    'name': name or cls._default_name(user_id),
+                    'name': name or cls.next_name(user_id),
                     'since': now,
                     'last_used': now if counter >= 0 else None,
                     'counter': counter,
@@ -393,7 +393,12 @@ class UserTOTPCounter(ModelSQL):
         Guess.start([user_id])
 
     @classmethod
-    def _default_name(cls, user_id):
+    @without_check_access
+    def next_name(cls, user_id):
+        """Return the name of the user's next authenticator.
+
+        user_id: None for the only authenticator of a user
+        """
         names = {c.name for c in cls.search([('user', '=', user_id)])}
         default = gettext('authentication_totp.msg_totp_authenticator')
         number = 1
@@ -401,6 +406,20 @@ class UserTOTPCounter(ModelSQL):
                 in names:
             number += 1
         return name
+
+    @classmethod
+    @without_check_access
+    def describe(cls, user_id):
+        """Return a list of dictionaries that describe the authenticators of
+        the user, the oldest one first.
+        """
+        return [{
+                'number': c.number,
+                'name': c.name,
+                'since': c.since,
+                'last_used': c.last_used,
+                } for c in cls.search(
+                    [('user', '=', user_id)], order=[('number', 'ASC')])]
 
     @classmethod
     @without_check_access

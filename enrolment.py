@@ -11,7 +11,8 @@ from trytond.transaction import Transaction, without_check_access
 
 from . import clock, settings, totp
 from .exceptions import (
-    TOTPCodeError, TOTPRequiredError, TOTPSetupError, TOTPUnreadableError)
+    TOTPCodeBlankError, TOTPCodeError, TOTPRequiredError, TOTPSetupError,
+    TOTPUnreadableError)
 from .language import sane_language
 
 
@@ -22,6 +23,27 @@ class User(metaclass=PoolMeta):
     def totp_account(self):
         "The name of the account that the authenticator shows"
         return totp.display_name(self.login)
+
+    @property
+    def totp_new_account(self):
+        """The name of the account for a new entry
+
+        An authenticator overwrites an entry with the same name.
+        """
+        authenticators = self.totp_authenticators()
+        if not authenticators:
+            return self.totp_account
+        number = authenticators[-1]['number'] + 1
+        return totp.display_name(f'{self.totp_account[:56]} ({number})')
+
+    def totp_new_name(self, replaces=False):
+        """Return the name of the next authenticator, if the user gives none.
+
+        replaces: as in start_totp_setup
+        """
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        return Counter.next_name(None if replaces else self.id)
 
     @property
     def totp_issuer(self):
@@ -42,47 +64,58 @@ class User(metaclass=PoolMeta):
                 value=re.sub('(?i)^sha', 'SHA-', str(value)))
             for name, value in secret.unusual.items()]
 
-    def start_totp_setup(self):
+    def start_totp_setup(self, code=None, replaces=False):
         """Return a new secret, which waits for its proof.
 
         A secret that waited before is dropped, those in force stay. The new
         one waits for as many seconds as the setting setup_timeout says.
-        Raise TOTPUnreadableError if no code could be checked.
+
+        code: a code made with a secret in force, or a recovery code, if the
+            user has an authenticator
+        replaces: whether the new secret will replace the authenticators and
+            the recovery codes
+        Raise TOTPCodeError if the code is not accepted, TOTPSetupError if the
+        user may have no more authenticators, and TOTPUnreadableError if no
+        code could be checked.
         """
         if settings.missing_libraries():
             raise TOTPUnreadableError(
                 gettext('authentication_totp.msg_totp_unreadable'))
+        if self._has_totp_secrets():
+            if not replaces:
+                self._check_totp_number(self._get_readable_totp_secrets()[1])
+            self.verify_totp_code(code)
+            if not replaces:
+                self._check_totp_failures()
         secret = totp.Secret.new(
             settings.get('key_length'), **settings.parameters())
         self._put_pending_totp_secret(
-            secret, clock.now() + settings.get('setup_timeout'))
+            secret, replaces, clock.now() + settings.get('setup_timeout'))
         return secret
 
-    def finish_totp_setup(
-            self, code, current_code=None, name=None, replaces=False):
-        """Bring the waiting secret into force by the codes that prove it.
+    def finish_totp_setup(self, code, name=None):
+        """Bring the waiting secret into force by a code that proves it.
 
         code: a code made with the waiting secret
-        current_code: a code made with a secret in force, or a recovery code,
-            if there is one
         name: of the new authenticator, "Authenticator" by default
-        replaces: whether the other authenticators and the recovery codes are
-            removed
+        Return the recovery codes, if there are new ones.
         Raise TOTPSetupError if no secret waits, if it waited for too long or
-        if the user may have no more authenticators, and TOTPCodeError if a
+        if the user may have no more authenticators, and TOTPCodeError if the
         code is not accepted.
         """
         pool = Pool()
+        RecoveryCode = pool.get('res.user.totp_recovery_code')
+        self._confirm_totp_setup(code, name)
+        if not RecoveryCode.count([self.id])[self.id]:
+            return RecoveryCode.renew(self.id)
+        return []
+
+    def _confirm_totp_setup(self, code, name=None):
+        "Do what finish_totp_setup does, without recovery codes."
+        pool = Pool()
         Counter = pool.get('res.user.totp_counter')
-        pending, secret = self.get_pending_totp_secret()
+        pending, secret, replaces = self.get_pending_totp_secret()
         counter = Counter.match(secret, code)
-        if self._has_totp_secrets():
-            try:
-                self.verify_totp_code(current_code)
-            except TOTPCodeError as error:
-                raise error.__class__(
-                    error.message, gettext(
-                        'authentication_totp.msg_totp_current_code')) from None
         self._add_totp_secret(
             secret, name, counter, replaces=replaces, pending=pending)
 
@@ -104,7 +137,6 @@ class User(metaclass=PoolMeta):
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
         Event = pool.get('res.user.totp_event')
-        Guess = pool.get('res.user.totp_guess')
         RecoveryCode = pool.get('res.user.totp_recovery_code')
         enabled = self._has_totp_secrets()
         if replaces:
@@ -112,14 +144,11 @@ class User(metaclass=PoolMeta):
             secrets = {}
         else:
             generation, secrets = self._get_readable_totp_secrets()
+            self._check_totp_number(secrets)
+            if enabled:
+                self._check_totp_failures()
         number = generation + 1
         secrets[number] = secret
-        if len(secrets) > settings.get('max_authenticators'):
-            raise TOTPSetupError(
-                gettext('authentication_totp.msg_totp_max_authenticators'))
-        if not replaces and not Guess.allows(self.id, len(secrets)):
-            raise TOTPSetupError(
-                gettext('authentication_totp.msg_totp_too_many_failures'))
         self._put_totp_secrets(generation, secrets, pending=pending)
         if replaces:
             Counter.remove([self.id])
@@ -132,6 +161,29 @@ class User(metaclass=PoolMeta):
         else:
             event = 'replaced' if replaces else 'added'
         Event.record([self], event)
+
+    @classmethod
+    def _check_totp_number(cls, secrets):
+        if len(secrets) >= settings.get('max_authenticators'):
+            raise TOTPSetupError(
+                gettext('authentication_totp.msg_totp_max_authenticators'))
+
+    def _check_totp_failures(self):
+        "Check that another authenticator would not lock the codes."
+        pool = Pool()
+        Guess = pool.get('res.user.totp_guess')
+        authenticators = len(self.totp_authenticators())
+        if not Guess.allows(self.id, authenticators + 1):
+            raise TOTPSetupError(
+                gettext('authentication_totp.msg_totp_too_many_failures'))
+
+    def totp_authenticators(self):
+        """Return a list of dictionaries that describe the authenticators: the
+        number, the name, since when, and when last used.
+        """
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        return Counter.describe(self.id)
 
     def rename_totp_authenticator(self, number, name, code):
         """Give the authenticator with the number another name.
@@ -193,12 +245,16 @@ class User(metaclass=PoolMeta):
         """
         pool = Pool()
         Event = pool.get('res.user.totp_event')
-        if self.totp_mandatory:
-            raise TOTPRequiredError(
-                gettext('authentication_totp.msg_totp_required'))
+        self.check_totp_optional()
         self.verify_totp_code(code)
         self._clear_totp([self])
         Event.record([self], 'removed')
+
+    def check_totp_optional(self):
+        "Raise TOTPRequiredError if TOTP is required for the user."
+        if self.totp_mandatory:
+            raise TOTPRequiredError(
+                gettext('authentication_totp.msg_totp_required'))
 
     @classmethod
     def reset_totp(cls, users, tell=True):
@@ -262,9 +318,13 @@ class User(metaclass=PoolMeta):
             client sent, of any type
         Raise TOTPCodeError if it is not accepted. The transaction is committed
         before, so that the count stays: call it before anything is written.
+        A blank code is not counted.
         """
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
+        if totp.is_blank(code):
+            raise TOTPCodeBlankError(
+                gettext('authentication_totp.msg_totp_code_blank'))
         with sane_language():
             try:
                 match = Counter.verify(self.id, code)

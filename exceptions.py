@@ -10,6 +10,10 @@ class TOTPCodeError(UserError):
     pass
 
 
+class TOTPCodeBlankError(TOTPCodeError):
+    pass
+
+
 class TOTPCodeFormError(TOTPCodeError):
     pass
 
@@ -35,6 +39,10 @@ class TOTPSetupError(UserError):
 
 
 class TOTPTokenError(UserError):
+    pass
+
+
+class TOTPTurnOffWarning(UserWarning):
     pass
 
 

@@ -274,7 +274,8 @@ class User(metaclass=PoolMeta):
                         f', {p}' for p in self.describe_totp_parameters(
                             secret))), type='char')
         try:
-            Counter.match(self.get_pending_totp_secret()[1], code)
+            _, secret, _ = self.get_pending_totp_secret()
+            Counter.match(secret, code)
         except TOTPUnreadableError:
             raise
         except (TOTPCodeError, TOTPSetupError) as error:
@@ -292,7 +293,8 @@ class User(metaclass=PoolMeta):
 
     def _finish_login_setup(self, code):
         try:
-            self.finish_totp_setup(code)
+            # Nobody would see recovery codes made here
+            self._confirm_totp_setup(code)
         except (TOTPCodeError, TOTPSetupError):
             raise backend.DatabaseOperationalError(
                 "concurrent TOTP set-ups") from None

@@ -51,4 +51,4 @@ class User(metaclass=PoolMeta):
         elif ('setup_totp' in options and settings.get('recovery_codes')
                 and not user.totp_recovery_codes):
             # The login dialog has no place for them
-            return 'wizard_new_totp_recovery_codes'
+            return 'wizard_setup_totp'

@@ -31,10 +31,22 @@ class User(metaclass=PoolMeta):
             'owner': self.id, 'purpose': purpose, 'generation': generation}
 
     def get_pending_totp_secret(self):
-        """Return the stored text and the Secret that waits for its proof.
+        """Return the stored text, the Secret that waits for its proof, and
+        whether it replaces the secrets in force.
 
         Raise TOTPSetupError if there is none, or if it waited for too long.
         """
+        pending = self._find_pending_totp_secret()
+        if not pending:
+            raise TOTPSetupError(
+                gettext('authentication_totp.msg_totp_setup_expired'))
+        return pending
+
+    def has_pending_totp_secret(self):
+        "Return whether a secret waits for its proof."
+        return bool(self._find_pending_totp_secret())
+
+    def _find_pending_totp_secret(self):
         table = self.__table__()
         cursor = Transaction().connection.cursor()
         now = self.__class__.totp_pending_expire.sql_format(
@@ -47,25 +59,29 @@ class User(metaclass=PoolMeta):
                 & (table.totp_pending_expire > now)))
         for stored, generation in cursor:
             try:
-                secret, _ = self._unseal_pending_totp_secret(
+                secret, replaces, _ = self._unseal_pending_totp_secret(
                     stored, generation)
-                return stored, secret
+                return stored, secret, replaces
             except ValueError:
                 logger.error(
                     "unreadable waiting TOTP secret of user %s", self.id)
-        raise TOTPSetupError(
-            gettext('authentication_totp.msg_totp_setup_expired'))
+        return None
 
-    def _seal_pending_totp_secret(self, secret, generation):
+    def _seal_pending_totp_secret(self, secret, replaces, generation):
         return seal.seal(
-            secret.values, settings.get('encryption_keys'), clock.now(),
-            **self._totp_place(_PENDING, generation))
+            [secret.values, replaces], settings.get('encryption_keys'),
+            clock.now(), **self._totp_place(_PENDING, generation))
 
     def _unseal_pending_totp_secret(self, stored, generation):
         values, stale = seal.unseal(
             stored, settings.get('encryption_keys'),
             **self._totp_place(_PENDING, generation))
-        return totp.Secret.from_values(values), stale
+        try:
+            values, replaces = values
+        except (TypeError, ValueError):
+            # Whoever can write to the database can change one in clear
+            raise ValueError("not a waiting secret") from None
+        return totp.Secret.from_values(values), bool(replaces), stale
 
     def _has_totp_secrets(self):
         """Return whether the user has secrets, whoever asks.
@@ -153,9 +169,11 @@ class User(metaclass=PoolMeta):
     def reseal_pending_totp_secret(cls, user_id, stored, generation):
         "Do what reseal_totp_secrets does for the waiting secret."
         user = cls(user_id)
-        secret, stale = user._unseal_pending_totp_secret(stored, generation)
+        secret, replaces, stale = user._unseal_pending_totp_secret(
+            stored, generation)
         if stale:
-            stored = user._seal_pending_totp_secret(secret, generation)
+            stored = user._seal_pending_totp_secret(
+                secret, replaces, generation)
         return stored
 
     def _put_totp_secrets(self, generation, secrets, pending=None):
@@ -181,15 +199,19 @@ class User(metaclass=PoolMeta):
             raise TOTPSetupError(
                 gettext('authentication_totp.msg_totp_setup_expired'))
 
-    def _put_pending_totp_secret(self, secret, expire):
-        "Store the secret that waits for its proof until the time expire."
+    def _put_pending_totp_secret(self, secret, replaces, expire):
+        """Store the secret that waits for its proof until the time expire.
+
+        replaces: whether it replaces the secrets in force
+        """
         table = self.__table__()
         cursor = Transaction().connection.cursor()
         generation, _ = self._get_totp_secrets()
         cursor.execute(*table.update(
                 [table.totp_pending_secret, table.totp_pending_expire],
                 [
-                    self._seal_pending_totp_secret(secret, generation),
+                    self._seal_pending_totp_secret(
+                        secret, replaces, generation),
                     self.__class__.totp_pending_expire.sql_format(
                         clock.timestamp(expire))],
                 where=table.id == self.id))

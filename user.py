@@ -14,7 +14,8 @@ from trytond.transaction import Transaction
 from trytond.url import host, http_base, is_secure
 from trytond.wizard import Button, StateTransition, StateView, Wizard
 
-from . import settings
+from . import clock, settings
+from .exceptions import TOTPTurnOffWarning
 
 try:
     from trytond.tools.qrcode import generate_png
@@ -24,22 +25,65 @@ except ImportError:
 logger = logging.getLogger(__name__)
 
 
+class SetupTOTPOverview(ModelView):
+    __name__ = 'res.user.setup_totp.overview'
+    __string__ = "Set up TOTP"
+
+    authenticators = fields.One2Many(
+        'res.user.setup_totp.authenticator', None, "Authenticators",
+        readonly=True, help="Each of them makes codes for you to log in.")
+    recovery_codes = fields.Integer(
+        "Recovery Codes Left", readonly=True,
+        help="How many recovery codes you have not used yet.")
+    code = fields.Char(
+        "Code", strip=False,
+        help="The code from your authenticator, or a recovery code.")
+    authenticator = fields.Selection(
+        'get_authenticators', "Authenticator",
+        help="The authenticator to rename or remove.")
+    name = fields.Char(
+        "New Name", help="The name to give it, for example of your phone.")
+
+    @classmethod
+    def get_authenticators(cls):
+        pool = Pool()
+        User = pool.get('res.user')
+        user = User(Transaction().user)
+        return [
+            (str(authenticator['number']), authenticator['name'])
+            for authenticator in user.totp_authenticators()]
+
+
+class SetupTOTPAuthenticator(ModelView):
+    __name__ = 'res.user.setup_totp.authenticator'
+    __string__ = "Authenticator"
+
+    name = fields.Char("Name", readonly=True)
+    since = fields.DateTime("Since", readonly=True)
+    last_used = fields.DateTime("Last Used", readonly=True)
+
+
 class SetupTOTPStart(ModelView):
     __name__ = 'res.user.setup_totp.start'
     __string__ = "Set up TOTP"
 
-    account = fields.Char(
-        "Account", readonly=True,
-        help="The name of the account in your authenticator.")
-    issuer = fields.Char(
-        "Issuer", readonly=True,
-        help="The name of the service in your authenticator.")
+    notice = fields.Text(
+        "Notice", readonly=True,
+        states={
+            'invisible': ~Eval('notice'),
+            })
     secret_qr_code = fields.Binary(
         "QR Code", readonly=True,
         states={
             'invisible': ~Eval('secret_qr_code'),
             },
         help="Scan it with the authenticator on your phone.")
+    code = fields.Char(
+        "Code", required=True, strip=False,
+        help="The code that your authenticator shows for the new entry.")
+    name = fields.Char(
+        "Name", help="The name of this authenticator, for example of your "
+        "phone.")
     secret = fields.Char(
         "Key", readonly=True,
         help="Type it into the authenticator if you cannot scan the QR code. "
@@ -54,22 +98,12 @@ class SetupTOTPStart(ModelView):
         "URI", readonly=True,
         help="What the QR code says. Paste it into an authenticator that "
         "takes no picture.")
-    replaces = fields.Boolean(
-        "Replaces", readonly=True,
-        states={
-            'invisible': True,
-            })
-    current_code = fields.Char(
-        "Current Code", strip=False,
-        states={
-            'invisible': ~Eval('replaces', False),
-            'required': Eval('replaces', False),
-            },
-        help="A code that your authenticator shows for the key in use, "
-        "or a recovery code.")
-    code = fields.Char(
-        "Code", required=True, strip=False,
-        help="The code that your authenticator shows for the new key.")
+    account = fields.Char(
+        "Account", readonly=True,
+        help="The name of the account in your authenticator.")
+    issuer = fields.Char(
+        "Issuer", readonly=True,
+        help="The name of the service in your authenticator.")
 
 
 class SetupTOTPDone(ModelView):
@@ -81,9 +115,9 @@ class SetupTOTPDone(ModelView):
         states={
             'invisible': ~Eval('recovery_codes'),
             },
-        help="Each logs you in once instead of a code.")
+        help="Each can be used once instead of a code.")
     recovery_codes_file = fields.Binary(
-        "File", filename='recovery_codes_name', readonly=True,
+        "Download", filename='recovery_codes_name', readonly=True,
         states={
             'invisible': ~Eval('recovery_codes'),
             },
@@ -93,13 +127,75 @@ class SetupTOTPDone(ModelView):
         states={
             'invisible': True,
             })
+    saved = fields.Boolean(
+        "I have saved them",
+        states={
+            'invisible': ~Eval('recovery_codes'),
+            },
+        help="They are not shown again.")
 
 
-class OwnTOTPMixin:
-    "What users do to their own TOTP"
+class SetupTOTP(Wizard):
+    "Where users look after their own TOTP"
+    __name__ = 'res.user.setup_totp'
 
-    @property
-    def user(self):
+    overview = StateView(
+        'res.user.setup_totp.overview',
+        'authentication_totp.setup_totp_overview_view_form', [
+            Button("Close", 'end', 'tryton-close'),
+            Button("Turn off TOTP", 'turn_off', 'tryton-cancel'),
+            Button("New Recovery Codes", 'renew', 'tryton-refresh'),
+            Button(
+                "Remove", 'remove', 'tryton-delete', states={
+                    'readonly': ~Eval('authenticator'),
+                    }),
+            Button(
+                "Rename", 'rename', 'tryton-note', states={
+                    'readonly': ~Eval('authenticator') | ~Eval('name'),
+                    }),
+            Button("Replace All", 'replace', 'tryton-switch'),
+            Button("Add", 'add', 'tryton-add', default=True),
+            ])
+    add = StateTransition()
+    replace = StateTransition()
+    rename = StateTransition()
+    remove = StateTransition()
+    renew = StateTransition()
+    turn_off = StateTransition()
+    start = StateView(
+        'res.user.setup_totp.start',
+        'authentication_totp.setup_totp_start_view_form', [
+            Button("Cancel", 'end', 'tryton-cancel'),
+            Button("Confirm", 'confirm', 'tryton-ok', default=True),
+            ])
+    confirm = StateTransition()
+    done = StateView(
+        'res.user.setup_totp.done',
+        'authentication_totp.setup_totp_done_view_form', [
+            Button(
+                "Close", 'close', 'tryton-close', default=True, states={
+                    'readonly': (
+                        Eval('recovery_codes') & ~Eval('saved', False)),
+                    }),
+            ])
+    close = StateTransition()
+
+    # What a request leaves to the page that its answer shows
+    _secret = None
+    _again = False
+    _replaces = False
+    _recovery_codes = ()
+
+    @classmethod
+    def create(cls):
+        session_id, start, end = super().create()
+        user = cls._get_user()
+        if user.totp_enabled:
+            start = 'overview'
+        return session_id, start, end
+
+    @classmethod
+    def _get_user(cls):
         pool = Pool()
         User = pool.get('res.user')
         return User(Transaction().user)
@@ -112,57 +208,83 @@ class OwnTOTPMixin:
                 setattr(self, name, getattr(self, name).__class__())
         super()._save()
 
-
-class RecoveryCodesMixin(OwnTOTPMixin):
-    "Show recovery codes, once"
-    recovery_codes = ()
-
-    def default_done(self, fields):
-        if not self.recovery_codes:
-            return {}
-        codes = '\n'.join(self.recovery_codes)
-        user = self.user
-        head = gettext(
-            'authentication_totp.msg_totp_recovery_codes_file',
-            account=user.totp_account, issuer=user.totp_issuer)
+    def default_overview(self, fields):
+        user = self._get_user()
         return {
-            'recovery_codes': codes,
-            'recovery_codes_file': f'{head}\n\n{codes}\n'.encode(),
-            'recovery_codes_name': slugify(
-                f'{user.totp_issuer} {user.totp_account}') + '.txt',
+            'authenticators': [{
+                    name: authenticator[name]
+                    for name in ['name', 'since', 'last_used']
+                    } for authenticator in user.totp_authenticators()],
+            'recovery_codes': user.totp_recovery_codes,
             }
 
+    def transition_add(self):
+        self._start_setup(self.overview.code)
+        return 'start'
 
-class SetupTOTP(RecoveryCodesMixin, Wizard):
-    "Set up the TOTP of the user who runs it"
-    __name__ = 'res.user.setup_totp'
+    def transition_replace(self):
+        self._start_setup(self.overview.code, replaces=True)
+        return 'start'
 
-    start = StateView(
-        'res.user.setup_totp.start',
-        'authentication_totp.setup_totp_start_view_form', [
-            Button("Cancel", 'end', 'tryton-cancel'),
-            Button("Confirm", 'confirm', 'tryton-ok', default=True),
-            ])
-    confirm = StateTransition()
-    done = StateView(
-        'res.user.setup_totp.done',
-        'authentication_totp.setup_totp_done_view_form', [
-            Button("Close", 'end', 'tryton-close', default=True),
-            ])
+    def _start_setup(self, code=None, replaces=False):
+        user = self._get_user()
+        self._again = user.has_pending_totp_secret()
+        self._replaces = replaces
+        self._secret = user.start_totp_setup(code, replaces=replaces)
+
+    def transition_rename(self):
+        self._get_user().rename_totp_authenticator(
+            self._get_number(), self.overview.name, self.overview.code)
+        return 'overview'
+
+    def transition_remove(self):
+        user = self._get_user()
+        number = self._get_number()
+        if [a['number'] for a in user.totp_authenticators()] == [number]:
+            return self.transition_turn_off()
+        user.remove_totp_authenticator(number, self.overview.code)
+        return 'overview'
+
+    def _get_number(self):
+        try:
+            return int(self.overview.authenticator)
+        except (TypeError, ValueError):
+            return None
+
+    def transition_renew(self):
+        self._recovery_codes = self._get_user().renew_totp_recovery_codes(
+            self.overview.code)
+        return 'done'
+
+    def transition_turn_off(self):
+        pool = Pool()
+        Warning = pool.get('res.user.warning')
+        user = self._get_user()
+        user.check_totp_optional()
+        key = Warning.format('totp_turn_off', [user])
+        if Warning.check(key):
+            raise TOTPTurnOffWarning(
+                key, gettext('authentication_totp.msg_totp_turn_off'))
+        user.remove_totp(self.overview.code)
+        return 'end'
 
     def default_start(self, fields):
-        user = self.user
-        secret = user.start_totp_setup()
-        uri = secret.uri(
-            user.totp_account, user.totp_issuer, settings.get('image'))
+        user = self._get_user()
+        if not self._secret:
+            self._start_setup()
+        secret = self._secret
+        account = user.totp_new_account
+        uri = secret.uri(account, user.totp_issuer, settings.get('image'))
         return {
-            'account': user.totp_account,
+            'notice': gettext('authentication_totp.msg_totp_started_again')
+            if self._again else None,
+            'account': account,
             'issuer': user.totp_issuer,
+            'name': user.totp_new_name(self._replaces),
             'secret': secret.text,
             'parameters': ', '.join(user.describe_totp_parameters(secret)),
             'secret_uri': uri,
             'secret_qr_code': self._get_qr_code(uri),
-            'replaces': user.totp_enabled,
             }
 
     def _get_qr_code(self, uri):
@@ -180,71 +302,27 @@ class SetupTOTP(RecoveryCodesMixin, Wizard):
                 "%s", Transaction().user, type(error).__name__)
 
     def transition_confirm(self):
-        pool = Pool()
-        RecoveryCode = pool.get('res.user.totp_recovery_code')
-        user = self.user
-        user.finish_totp_setup(
-            self.start.code, current_code=self.start.current_code,
-            replaces=True)
-        self.recovery_codes = RecoveryCode.renew(user.id)
+        self._recovery_codes = self._get_user().finish_totp_setup(
+            self.start.code, name=self.start.name)
         return 'done'
 
+    def default_done(self, fields):
+        if not self._recovery_codes:
+            return {}
+        codes = '\n'.join(self._recovery_codes)
+        user = self._get_user()
+        head = gettext(
+            'authentication_totp.msg_totp_recovery_codes_file',
+            account=user.totp_account, issuer=user.totp_issuer)
+        date = clock.timestamp(clock.now()).date()
+        return {
+            'recovery_codes': codes,
+            'recovery_codes_file': f'{head}\n\n{codes}\n'.encode(),
+            'recovery_codes_name': slugify(
+                f'recovery-codes-{user.totp_account}-{date}') + '.txt',
+            }
 
-class NewTOTPRecoveryCodesStart(ModelView):
-    __name__ = 'res.user.new_totp_recovery_codes.start'
-    __string__ = "New Recovery Codes"
-
-    code = fields.Char(
-        "Code", required=True, strip=False,
-        help="The code that your authenticator shows, or a recovery code.")
-
-
-class NewTOTPRecoveryCodes(RecoveryCodesMixin, Wizard):
-    "Replace the recovery codes of the user who runs it"
-    __name__ = 'res.user.new_totp_recovery_codes'
-
-    start = StateView(
-        'res.user.new_totp_recovery_codes.start',
-        'authentication_totp.new_totp_recovery_codes_start_view_form', [
-            Button("Cancel", 'end', 'tryton-cancel'),
-            Button("Make New Codes", 'confirm', 'tryton-ok', default=True),
-            ])
-    confirm = StateTransition()
-    done = StateView(
-        'res.user.setup_totp.done',
-        'authentication_totp.new_totp_recovery_codes_done_view_form', [
-            Button("Close", 'end', 'tryton-close', default=True),
-            ])
-
-    def transition_confirm(self):
-        self.recovery_codes = self.user.renew_totp_recovery_codes(
-            self.start.code)
-        return 'done'
-
-
-class RemoveTOTPStart(ModelView):
-    __name__ = 'res.user.remove_totp.start'
-    __string__ = "Turn off TOTP"
-
-    code = fields.Char(
-        "Code", required=True, strip=False,
-        help="The code that your authenticator shows, or a recovery code.")
-
-
-class RemoveTOTP(OwnTOTPMixin, Wizard):
-    "Turn the TOTP off of the user who runs it"
-    __name__ = 'res.user.remove_totp'
-
-    start = StateView(
-        'res.user.remove_totp.start',
-        'authentication_totp.remove_totp_start_view_form', [
-            Button("Cancel", 'end', 'tryton-cancel'),
-            Button("Turn Off", 'remove', 'tryton-ok', default=True),
-            ])
-    remove = StateTransition()
-
-    def transition_remove(self):
-        self.user.remove_totp(self.start.code)
+    def transition_close(self):
         return 'end'
 
 

@@ -264,9 +264,8 @@ def add_authenticators(database, user, count, now):
             now[0] += PERIOD
             with Transaction().start(database, 0):
                 record = Pool().get('res.user')(user.id)
-                key = record.start_totp_setup().key
-                record.finish_totp_setup(
-                    code_at(key, now[0] // PERIOD), user.code(now[0]))
+                key = record.start_totp_setup(user.code(now[0])).key
+                record.finish_totp_setup(code_at(key, now[0] // PERIOD))
             keys.append(key)
     return keys
 

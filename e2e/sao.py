@@ -147,27 +147,61 @@ class Sao:
         return zxingcpp.read_barcode(
             Image.open(self.screenshot('wizard'))).text
 
-    def set_up(self, current=None, close=True):
-        """Set TOTP up with the wizard and return the authenticator.
+    @property
+    def code(self):
+        "The field of the wizard that asks for a code"
+        return self.wizard.get_by_label("Code:", exact=True)
 
-        current: the authenticator that is replaced
+    def overview(self):
+        "Open the wizard of a user who has TOTP."
+        self.menu().click()
+        expect(self.code).to_be_focused()
+        self.screenshot('overview')
+
+    def press(self, button, code, **values):
+        "Fill the overview and press the button."
+        for name, value in values.items():
+            field = self.wizard.get_by_label(
+                {'authenticator': "Authenticator:", 'name': "New Name:"}[name],
+                exact=True)
+            if name == 'authenticator':
+                field.select_option(label=value)
+            else:
+                field.fill(value)
+        self.code.fill(code)
+        self.screenshot(button.lower().replace(' ', '-'))
+        self.click(self.wizard, button)
+
+    def set_up(self, close=True, codes=True):
+        """Set TOTP up with the page to scan and return the authenticator.
+
         close: whether the wizard is closed at the end
+        codes: whether recovery codes are shown
         """
-        if current:
-            self.menu().click()
         uri = self.scan()
         expect(self.wizard.get_by_label("URI")).to_have_value(uri)
-        if current:
-            self.wizard.get_by_label("Current Code:").fill(
-                current.next_code())
         authenticator = Authenticator(uri)
-        self.wizard.get_by_label("Code:", exact=True).fill(
-            authenticator.code())
+        expect(self.code).to_be_focused()
+        self.page.keyboard.type(authenticator.code())
         self.screenshot('wizard-code')
-        self.wizard.get_by_role('button', name="Confirm").click()
+        self.page.keyboard.press('Enter')
         expect(self.wizard.get_by_text("TOTP is on.")).to_be_visible()
-        expect(self.wizard.locator('textarea')).to_have_value(RECOVERY_CODES)
+        if codes:
+            expect(self.recovery_codes).to_have_value(RECOVERY_CODES)
         self.screenshot('wizard-done')
         if close:
-            self.click(self.wizard, "Close")
+            self.close(codes)
         return authenticator
+
+    @property
+    def recovery_codes(self):
+        return self.wizard.locator('textarea')
+
+    def close(self, codes=True):
+        "Close the page with the recovery codes, once they are saved."
+        if codes:
+            button = self.wizard.get_by_role('button', name="Close")
+            expect(button).to_be_disabled()
+            self.wizard.get_by_label("I have saved them").check()
+            expect(button).to_be_enabled()
+        self.click(self.wizard, "Close")

@@ -17,7 +17,7 @@ from .doors import REPORT, guess, text, way
 def wizard(method):
     def call(visitor, record):
         return visitor.json(
-            f'wizard.res.user.remove_totp.{method}',
+            f'wizard.res.user.setup_totp.{method}',
             *{
                 'create': [],
                 'execute': [record.id, {}, 'start'],

@@ -98,11 +98,11 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         return self.dialogue(
             login, password=[PASSWORD], totp_code=[code or self.code()])[0]
 
-    def start_setup(self, login):
+    def start_setup(self, login, code=None):
         self.set_config('session', 'authentications', 'password')
         rpc = RPC()
         rpc.login(login, password=PASSWORD)
-        session_id, shown = rpc.start_setup()
+        session_id, shown = rpc.start_setup(code)
         self.set_config('session', 'authentications', 'password+totp')
         return rpc, session_id, shown
 
@@ -212,7 +212,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         "Test that the key is taken away and the owner is told"
         login, user_id = self.user(KEY)
         _, other_id = self.user(KEY)
-        self.start_setup(login)
+        self.start_setup(login, self.code())
         self.assertEqual(
             self.assertDone('reset', login), f'TOTP of "{login}" is reset\n')
         self.assertEqual(self.stored(user_id), [])
@@ -293,7 +293,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
     def test_reseal_both(self):
         "Test that a user with two secrets has one event"
         login, user_id = self.user(KEY)
-        self.start_setup(login)
+        self.start_setup(login, self.code())
         self.set_keys(self.key1)
         self.assertDone('reseal')
         self.assertSealed(user_id, self.key1, count=2)
@@ -452,8 +452,9 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         "Test that a waiting secret which does not open stops no login"
         login, user_id = self.user(KEY)
         self.set_keys(self.key1)
-        self.start_setup(login)
+        self.start_setup(login, self.code())
         self.set_keys(self.key2)
+        self.now += 30
         self.assertEqual(self.log_in(login), user_id)
         Fernet(self.key2).decrypt(self.stored_secret(user_id))
 

@@ -24,7 +24,8 @@ from proteus.config import set_xmlrpc_session
 from trytond import backend, security
 from trytond.exceptions import LoginException
 from trytond.modules.authentication_totp import totp
-from trytond.modules.authentication_totp.exceptions import TOTPSetupError
+from trytond.modules.authentication_totp.exceptions import (
+    TOTPCodeError, TOTPSetupError)
 from trytond.pool import Pool
 from trytond.tests.test_tryton import DB_NAME
 from trytond.transaction import Transaction
@@ -294,15 +295,13 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
                     (None, 'failed', False),
                     (None, 'failed', False)])
 
-    def finish_setup(self, user_id, code, current_code):
+    def call(self, user_id, method, *args, **kwargs):
         # The dispatcher tries again like this
         for _ in range(6):
             try:
                 with self.transaction():
                     user = Pool().get('res.user')(user_id)
-                    user.finish_totp_setup(
-                        code, current_code, replaces=True)
-                    return
+                    return getattr(user, method)(*args, **kwargs)
             except backend.DatabaseOperationalError:
                 continue
         raise AssertionError("too many tries")
@@ -310,45 +309,62 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
     def test_set_up_once(self):
         "Test that a new key is confirmed once by threads at the same time"
         login, user_id = self.user()
-        current_code = None
+        code = None
         for _ in range(5):
-            with self.transaction():
-                secret = Pool().get('res.user')(user_id).start_totp_setup()
-            codes = right_code(secret.text, self.now), current_code
+            secret = self.call(
+                user_id, 'start_totp_setup', code, replaces=True)
             results = at_once(
-                lambda codes: self.finish_setup(user_id, *codes),
-                [codes] * 16)
-            self.assertEqual(results.count(None), 1)
+                lambda code: self.call(user_id, 'finish_totp_setup', code),
+                [right_code(secret.text, self.now)] * 16)
+            self.assertEqual(
+                sum(isinstance(r, list) for r in results), 1)
             self.assertEqual(
                 sum(isinstance(r, TOTPSetupError) for r in results), 15)
             self.assertEqual(self.counters(user_id), [self.now // 30])
             self.now += 60
-            current_code = right_code(secret.text, self.now)
+            code = right_code(secret.text, self.now)
+
+    def test_start_once(self):
+        "Test that a code shows one new key to threads at the same time"
+        login, user_id = self.user(KEY)
+        for replaces in [False, True]:
+            results = at_once(
+                lambda code: self.call(
+                    user_id, 'start_totp_setup', code, replaces=replaces),
+                [self.code()] * 16)
+            self.assertEqual(
+                sum(isinstance(r, totp.Secret) for r in results), 1)
+            self.assertEqual(
+                sum(isinstance(r, TOTPCodeError) for r in results), 15)
+            self.now += 60
 
     def test_log_in_or_replace(self):
-        "Test that a code either gets in or replaces the key"
+        "Test that a code either logs in or shows a key to replace it"
         login, user_id = self.user(KEY)
         self.set_config('session', 'authentications', 'totp')
 
         def run(codes):
-            code, new_code = codes
-            if new_code:
-                self.finish_setup(user_id, new_code, code)
+            code, replaces = codes
+            if replaces:
+                secrets.append(self.call(
+                        user_id, 'start_totp_setup', code, replaces=True))
             else:
                 security.login(
                     DB_NAME, login, {'totp_code': code}, cache=False)
 
         key = KEY
         for _ in range(20):
-            with self.transaction():
-                secret = Pool().get('res.user')(user_id).start_totp_setup()
+            secrets = []
             code = right_code(key, self.now)
-            new_code = right_code(secret.text, self.now, -1)
-            errors = at_once(run, [(code, None), (code, new_code)])
+            errors = at_once(run, [(code, False), (code, True)])
             # One of them, and the other one is told why not
             self.assertEqual(errors.count(None), 1)
-            if errors[1] is None:
+            self.assertEqual(len(secrets), errors[1] is None)
+            for secret in secrets:
                 key = secret.text
+                self.call(
+                    user_id, 'finish_totp_setup',
+                    right_code(key, self.now, -1))
             self.forget_attempts()
             self.now += 60
 

@@ -63,11 +63,11 @@ VIEWS = {
     'res.user.import_totp_tokens.start',
     'res.user.invite_totp.done',
     'res.user.invite_totp.start',
-    'res.user.new_totp_recovery_codes.start',
-    'res.user.remove_totp.start',
     'res.user.remove_totp_authenticator.start',
     'res.user.reset_totp.start',
+    'res.user.setup_totp.authenticator',
     'res.user.setup_totp.done',
+    'res.user.setup_totp.overview',
     'res.user.setup_totp.start',
     'res.user.totp_token.selection',
     }
@@ -84,6 +84,7 @@ RPC_METHODS = {
     **dict.fromkeys(VIEWS, VIEW_RPC),
     'res.user.remove_totp_authenticator.start': VIEW_RPC | {
         'get_authenticators'},
+    'res.user.setup_totp.overview': VIEW_RPC | {'get_authenticators'},
     **dict.fromkeys(STORED, MODEL_RPC),
     EVENT: STORED_VIEW_RPC,
     TOKEN: STORED_VIEW_RPC,

@@ -160,13 +160,10 @@ class GuessingTestCase(TOTPTestCase):
                 {'queue_name': 5}, {'active_test': 'x', 'user': 'x'},
                 {'_datetime': 'x', '_check_access': True}], 1):
             with self.subTest(context=context):
-                session_id, shown = rpc.start_setup()
+                session_id, _ = rpc.overview()
                 rpc.post(
                     'wizard.res.user.setup_totp.execute', session_id,
-                    {'start': {
-                            'current_code': self.code(95), 'code': right_code(
-                                shown['secret'], self.now)}},
-                    'confirm', context)
+                    {'overview': {'code': self.code(95)}}, 'add', context)
                 self.assertEqual(self.failures(user_id), i)
                 self.now += 3600
 

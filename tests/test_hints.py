@@ -99,14 +99,6 @@ class HintsTestCase(TOTPTestCase):
         self.assertEqual(context.exception.args[0], 'UserError')
         return context.exception.args[1][0]
 
-    def confirm(self, rpc, wizard, button, code):
-        prefix = f'wizard.res.user.{wizard}'
-        session_id, start, _ = rpc.call(f'{prefix}.create', {})
-        rpc.call(f'{prefix}.execute', session_id, {}, start, {})
-        return rpc.call(
-            f'{prefix}.execute', session_id, {start: {'code': code}}, button,
-            {})
-
     def counts(self, user_id):
         "The wrong codes and the wrong recovery codes of the user"
         return tuple(
@@ -117,9 +109,8 @@ class HintsTestCase(TOTPTestCase):
         self.set_totp('digits', str(digits))
         with self.transaction(user_id):
             user = Pool().get('res.user')(user_id)
-            secret = user.start_totp_setup()
-            code = secret._totp.generate(self.now).token
-            user.finish_totp_setup(code, self.code())
+            secret = user.start_totp_setup(self.code())
+            user.finish_totp_setup(secret._totp.generate(self.now).token)
         self.set_totp('digits', '6')
         self.now += 300
 
@@ -173,20 +164,13 @@ class HintsTestCase(TOTPTestCase):
         login, user_id, codes = self.enrol()
         misprint = misprints(*codes[:2])['numbered']
         rpc = self.client(login)
-        for wizard, button in [
-                ('new_totp_recovery_codes', 'confirm'),
-                ('remove_totp', 'remove')]:
+        for button in ['add', 'replace', 'renew']:
             self.assertEqual(
-                self.told(self.confirm, rpc, wizard, button, misprint),
+                self.told(rpc.overview, button, code=misprint),
                 WRONG_RECOVERY)
-        session_id, shown = rpc.start_setup()
         self.assertEqual(
-            self.told(
-                rpc.confirm_setup, session_id, shown,
-                code=right_code(shown['secret'], self.now),
-                current_code=misprint),
-            WRONG_RECOVERY)
-        self.assertEqual(self.counts(user_id), (0, 3))
+            self.told(rpc.turn_off, misprint), WRONG_RECOVERY)
+        self.assertEqual(self.counts(user_id), (0, 4))
 
     def test_no_recovery_codes(self):
         "Test that without recovery codes nothing is told of them"
@@ -241,21 +225,13 @@ class HintsTestCase(TOTPTestCase):
         "Test that the wizards tell the same"
         login, user_id, _ = self.enrol()
         rpc = self.client(login)
-        for wizard, button in [
-                ('new_totp_recovery_codes', 'confirm'),
-                ('remove_totp', 'remove')]:
+        for button in ['renew', 'add']:
             self.assertEqual(
-                self.told(self.confirm, rpc, wizard, button, KEY),
-                IS_KEY % '6')
+                self.told(rpc.overview, button, code=KEY), IS_KEY % '6')
         self.forget_failures(user_id)
-        session_id, shown = rpc.start_setup()
-        self.assertEqual(
-            self.told(
-                rpc.confirm_setup, session_id, shown,
-                code=right_code(shown['secret'], self.now),
-                current_code=shown['secret_uri']),
-            IS_KEY % '6')
-        self.assertEqual(self.counts(user_id), (1, 0))
+        for function in [rpc.turn_off, rpc.start_setup]:
+            self.assertEqual(self.told(function, URI), IS_KEY % '6')
+        self.assertEqual(self.counts(user_id), (2, 0))
 
     def test_key_not_told(self):
         "Test that the words do not repeat the key"
@@ -315,12 +291,9 @@ class HintsTestCase(TOTPTestCase):
         "Test that the wizards tell the same"
         login, user_id, _ = self.enrol()
         rpc = self.client(login)
-        for wizard, button in [
-                ('new_totp_recovery_codes', 'confirm'),
-                ('remove_totp', 'remove')]:
+        for function in [rpc.turn_off, rpc.start_setup]:
             self.assertEqual(
-                self.told(self.confirm, rpc, wizard, button, '12345678'),
-                WRONG_DIGITS % '6')
+                self.told(function, '12345678'), WRONG_DIGITS % '6')
         self.assertEqual(self.counts(user_id), (2, 0))
 
     def test_without_totp(self):
@@ -361,12 +334,10 @@ class HintsTestCase(TOTPTestCase):
         login, user_id = self.user(KEY)
         self.set_totp('digits', '8')
         rpc = self.client(login)
-        session_id, shown = rpc.start_setup()
+        session_id, shown = rpc.start_setup(self.code())
         for code in [self.code(), '123456']:
             self.assertEqual(
-                self.told(
-                    rpc.confirm_setup, session_id, shown, code=code,
-                    current_code=self.code()),
+                self.told(rpc.confirm_setup, session_id, shown, code=code),
                 WRONG_DIGITS % '8')
 
     def test_set_up_in_dialog(self):
@@ -432,9 +403,8 @@ class HintsBeforeFirstFactorTestCase(TOTPTestCase):
         self.set_totp('digits', '8')
         with self.transaction(user_id):
             user = Pool().get('res.user')(user_id)
-            secret = user.start_totp_setup()
-            user.finish_totp_setup(
-                secret._totp.generate(self.now).token, self.code())
+            secret = user.start_totp_setup(self.code())
+            user.finish_totp_setup(secret._totp.generate(self.now).token)
         self.set_totp('digits', '6')
         return login
 

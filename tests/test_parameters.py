@@ -129,12 +129,11 @@ class ParametersTestCase(TOTPTestCase):
         login, user_id = self.user(KEY)
         rpc = self.client(login)
         with patch.object(totp.Secret, 'uri', long_uri):
-            session_id, shown = rpc.start_setup()
+            session_id, shown = rpc.start_setup(self.code())
         self.assertIsNone(shown['secret_qr_code'])
         key = shown['secret'].replace(' ', '')
         self.assertEqual(pyotp.parse_uri(shown['secret_uri']).secret, key)
         self.assertEqual(
             rpc.confirm_setup(
-                session_id, shown, code=right_code(key, self.now),
-                current_code=self.code()),
+                session_id, shown, code=right_code(key, self.now)),
             'done')

@@ -106,18 +106,20 @@ class HostileTestCase(TOTPTestCase):
         login, user_id = self.user(KEY)
         rpc = RPC()
         rpc.login(login, password=PASSWORD)
-        session_id, shown = rpc.start_setup()
+        session_id, _ = rpc.overview()
         stored = self.stored_secret(user_id)
         for code in self.hostile_codes():
             with self.subTest(code=repr(code)[:50]):
-                response = rpc.post(
-                    'wizard.res.user.setup_totp.execute', session_id,
-                    {'start': {'code': code, 'current_code': code}},
-                    'confirm', {})
-                self.assertNotIn(b'Traceback', response.data)
-                if response.status_code == 200:
-                    error, _ = json.loads(response.data)['error']
-                    self.assertEqual(error, 'UserError')
+                for state, button in [
+                        ('overview', 'add'), ('overview', 'renew'),
+                        ('start', 'confirm')]:
+                    response = rpc.post(
+                        'wizard.res.user.setup_totp.execute', session_id,
+                        {state: {'code': code}}, button, {})
+                    self.assertNotIn(b'Traceback', response.data)
+                    if response.status_code == 200:
+                        error, _ = json.loads(response.data)['error']
+                        self.assertEqual(error, 'UserError')
         self.assertEqual(self.stored_secret(user_id), stored)
         self.assertEqual(self.counters(user_id), [])
 

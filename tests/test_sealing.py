@@ -182,24 +182,24 @@ class SealingTestCase(TOTPTestCase):
         Return the keys that were shown, and the keys found in the database.
         """
         login, user_id = self.user()
-        codes, keys = {}, []
+        code, keys = None, []
         for confirm in [True, True, False]:
             # Replacing the key ends the session
             self.set_config('session', 'authentications', 'password')
             rpc = RPC()
             rpc.login(login, password=PASSWORD)
             self.set_config('session', 'authentications', 'password+totp')
-            session_id, shown = rpc.start_setup()
+            session_id, shown = rpc.start_setup(code)
             key = shown['secret'].replace(' ', '')
             keys.append(key)
             self.now += 30
             if confirm:
-                codes['code'] = right_code(key, self.now)
-                rpc.confirm_setup(session_id, shown, **codes)
+                rpc.confirm_setup(
+                    session_id, shown, code=right_code(key, self.now))
                 self.now += 30
-                codes['current_code'] = right_code(key, self.now)
+                code = right_code(key, self.now)
             else:
-                rpc.wizard('execute', session_id, {'start': shown}, 'start')
+                rpc.wizard('execute', session_id, {'start': shown}, 'overview')
         for _ in range(20):
             self.now += 30
             self.assertEqual(
@@ -289,7 +289,9 @@ class SealingTestCase(TOTPTestCase):
                     Pool().get('res.user')(user_id).set_totp_key(OTHER_KEY)
                 # The one of before, the one that waits, one of the future
                 with self.transaction():
-                    secret = Pool().get('res.user')(user_id).start_totp_setup()
+                    secret = Pool().get('res.user')(user_id).start_totp_setup(
+                        right_code(OTHER_KEY, self.now))
+                    self.now += 30
                     table = Pool().get('res.user').__table__()
                 (pending,), = self.sql(table.select(
                         table.totp_pending_secret, where=table.id == user_id))

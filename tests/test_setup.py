@@ -17,12 +17,16 @@ from trytond.modules.authentication_totp.exceptions import (
 from trytond.pool import Pool
 
 from .tools import (
-    ISSUER, KEY, OTHER_KEY, PASSWORD, RPC, USED, WAIT, WRONG, WRONG_DIGITS,
-    WRONG_NEW, Refused, TOTPTestCase, right_code, seal_set, secret_from)
+    BLANK, ISSUER, KEY, OTHER_KEY, PASSWORD, RPC, USED, WAIT, WRONG,
+    WRONG_DIGITS, WRONG_NEW, Refused, TOTPTestCase, right_code, seal_set,
+    secret_from)
 
 EXPIRED = (
     "The new key is no longer valid. "
     "Close the wizard, start it again and scan the new QR code.")
+AGAIN = (
+    "This is a new key. "
+    "Delete the entry that you added a moment ago from your authenticator.")
 ANOTHER = "Another user started this wizard. Close it and start it again."
 
 
@@ -59,7 +63,7 @@ class SetupTestCase(TOTPTestCase):
         session_id, shown = rpc.start_setup()
         self.assertEqual(shown['account'], login)
         self.assertEqual(shown['issuer'], ISSUER)
-        self.assertFalse(shown['replaces'])
+        self.assertEqual(shown['name'], "Authenticator")
         self.assertRegex(shown['secret'], r'^([A-Z2-7]{4} ){7}[A-Z2-7]{4}$')
         authenticator = pyotp.parse_uri(shown['secret_uri'])
         self.assertEqual(
@@ -148,33 +152,27 @@ class SetupTestCase(TOTPTestCase):
         "Test that replacing takes a code of the key in force"
         login, user_id = self.user(KEY)
         rpc = self.client(login)
-        session_id, shown = rpc.start_setup()
-        self.assertTrue(shown['replaces'])
-        code = right_code(shown['secret'], self.now)
-        for current_code in [None, '000000', code]:
-            with self.subTest(current_code=current_code):
-                message = WAIT % '30 seconds' if current_code == code \
-                    else WRONG
-                self.assertRefused(
-                    message, rpc.confirm_setup, session_id, shown,
-                    code=code, current_code=current_code)
-        # Who guesses must wait here as well
+        for code in ['000000', '000000x', right_code(OTHER_KEY, self.now)]:
+            with self.subTest(code=code):
+                message = WAIT % '30 seconds' if code.isdecimal() \
+                    and code != '000000' else WRONG
+                self.assertRefused(message, rpc.start_setup, code)
+        # An attacker must wait here as well
         self.assertRefused(
-            WAIT % '30 seconds', rpc.confirm_setup, session_id, shown,
-            code=code, current_code=self.code())
+            WAIT % '30 seconds', rpc.start_setup, self.code())
         self.assertEqual(self.failures(user_id), 3)
         self.now += 30
+        session_id, shown = rpc.start_setup(self.code())
+        # A code is right once only
+        self.assertRefused(USED, rpc.start_setup, self.code())
         code = right_code(shown['secret'], self.now)
         self.assertRefused(
-            WRONG_NEW, rpc.confirm_setup, session_id, shown,
-            code='000000', current_code=self.code())
-        # Neither was used up, and the old one is still in force
+            WRONG_NEW, rpc.confirm_setup, session_id, shown, code='000000')
+        # The old one is still in force
         self.assertEqual(
             seal_set(user_id, secret_from(KEY)), self.stored_secret(user_id))
         self.assertEqual(
-            rpc.confirm_setup(
-                session_id, shown, code=code, current_code=self.code()),
-            'done')
+            rpc.confirm_setup(session_id, shown, code=code), 'done')
         self.assertEqual(self.counters(user_id), [self.now // 30])
         self.assertStaysOut(login, self.code(1))
         self.assertStaysOut(login, code)
@@ -186,11 +184,7 @@ class SetupTestCase(TOTPTestCase):
         login, user_id = self.user(KEY)
         rpc = self.client(login)
         self.assertGetsIn(login, user_id, self.code())
-        session_id, shown = rpc.start_setup()
-        self.assertRefused(
-            USED, rpc.confirm_setup, session_id, shown,
-            code=right_code(shown['secret'], self.now),
-            current_code=self.code())
+        self.assertRefused(USED, rpc.start_setup, self.code())
 
     def test_replace_other_period(self):
         "Test that the counter starts anew where the period is another one"
@@ -199,13 +193,12 @@ class SetupTestCase(TOTPTestCase):
         self.set_config('session', 'authentications', 'password')
         self.set_totp('period', '60')
         rpc = self.client(login)
-        session_id, shown = rpc.start_setup()
+        session_id, shown = rpc.start_setup(self.code())
         authenticator = pyotp.parse_uri(shown['secret_uri'])
         self.assertEqual(authenticator.interval, 60)
         self.assertEqual(
             rpc.confirm_setup(
-                session_id, shown, code=authenticator.at(self.now),
-                current_code=self.code()),
+                session_id, shown, code=authenticator.at(self.now)),
             'done')
         self.assertEqual(self.counters(user_id), [self.now // 60])
         self.assertGetsIn(login, user_id, authenticator.at(self.now + 60))
@@ -240,8 +233,7 @@ class SetupTestCase(TOTPTestCase):
         rpc = self.client(login)
         self.assertRefused(
             EXPIRED, rpc.confirm_setup, session_id, shown,
-            code=right_code(shown['secret'], self.now),
-            current_code=right_code(shown['secret'], self.now))
+            code=right_code(shown['secret'], self.now))
 
     def test_confirmed_by_another(self):
         "Test that a new key which another request confirms first is refused"
@@ -259,7 +251,6 @@ class SetupTestCase(TOTPTestCase):
                     User, 'get_pending_totp_secret', return_value=pending):
                 with self.assertRaises(TOTPSetupError):
                     user.finish_totp_setup(
-                        right_code(secret.text, self.now, 1),
                         right_code(secret.text, self.now, 1))
 
     def test_started_again(self):
@@ -269,6 +260,8 @@ class SetupTestCase(TOTPTestCase):
         session_id, shown = rpc.start_setup()
         _, again = rpc.start_setup()
         self.assertNotEqual(shown['secret'], again['secret'])
+        self.assertIsNone(shown['notice'])
+        self.assertEqual(again['notice'], AGAIN)
         self.assertRefused(
             WRONG_NEW, rpc.confirm_setup, session_id, shown,
             code=right_code(shown['secret'], self.now))
@@ -281,7 +274,7 @@ class SetupTestCase(TOTPTestCase):
         chosen = {
             'secret': KEY,
             'secret_uri': f'otpauth://totp/x?secret={KEY}',
-            'account': 'x', 'issuer': 'x', 'replaces': False,
+            'account': 'x', 'issuer': 'x', 'notice': 'x',
             'code': self.code()}
         self.assertRefused(
             WRONG_NEW, rpc.confirm_setup, session_id, shown, **chosen)
@@ -291,14 +284,24 @@ class SetupTestCase(TOTPTestCase):
         self.assertGetsIn(
             login, user_id, right_code(shown['secret'], self.now, 1))
 
-    def test_replaces_forged(self):
-        "Test that a client can not talk its way around the current code"
+    def test_started_directly(self):
+        "Test that a client cannot leave the page out that asks for a code"
         login, user_id = self.user(KEY)
         rpc = self.client(login)
-        session_id, shown = rpc.start_setup()
-        self.assertRefused(
-            WRONG, rpc.confirm_setup, session_id, shown, replaces=False,
-            code=right_code(shown['secret'], self.now))
+        stored = self.stored_secret(user_id)
+        session_id, start, _ = rpc.wizard('create')
+        self.assertEqual(start, 'overview')
+        for values in [
+                {}, {'start': {'secret': KEY, 'code': self.code()}},
+                {'overview': {'code': self.code()}}]:
+            self.assertRefused(
+                BLANK, rpc.wizard, 'execute', session_id, values, 'start')
+            self.assertRefused(
+                EXPIRED, rpc.wizard, 'execute', session_id, values, 'confirm')
+            result = rpc.wizard('execute', session_id, values, 'done')
+            self.assertEqual(result['view']['defaults'], {'saved': False})
+        self.assertEqual(self.stored_secret(user_id), stored)
+        self.assertEqual(self.failures(user_id), 0)
 
     def test_other_user(self):
         "Test that a user who names the wizard of another one is refused"
@@ -310,8 +313,9 @@ class SetupTestCase(TOTPTestCase):
             ANOTHER, rpc.confirm_setup, session_id, shown,
             code=right_code(shown['secret'], self.now))
         for values in [{}, {'start': shown}]:
-            self.assertRefused(
-                ANOTHER, rpc.wizard, 'execute', session_id, values, 'start')
+            for state in ['start', 'overview', 'add', 'done', 'close']:
+                self.assertRefused(
+                    ANOTHER, rpc.wizard, 'execute', session_id, values, state)
         self.assertRefused(ANOTHER, rpc.wizard, 'delete', session_id)
         self.assertIsNone(self.stored_secret(owner_id))
         self.assertIsNone(self.stored_secret(other_id))
@@ -505,20 +509,24 @@ class SetupTestCase(TOTPTestCase):
 
     def test_wizard_session(self):
         "Test that nothing of the wizard is kept in the database"
-        login, user_id = self.user(KEY)
-        rpc = self.client(login)
-        session_id, shown = rpc.start_setup()
-        rpc.wizard(
-            'execute', session_id,
-            {'start': {**shown, 'code': '123456'}}, 'start')
-        with self.transaction():
-            table = Pool().get('ir.session.wizard').__table__()
-        (data,), = self.sql(
-            table.select(table.data, where=table.id == session_id))
-        for text in [
-                shown['secret'], shown['secret'].replace(' ', ''), '123456',
-                'otpauth', 'PNG']:
-            self.assertNotIn(text, data)
+        for key, code in [(None, None), (KEY, self.code())]:
+            login, user_id = self.user(key)
+            rpc = self.client(login)
+            session_id, shown = rpc.start_setup(code)
+            values = {'start': {**shown, 'code': '123456'}}
+            if key:
+                values['overview'] = {'code': code}
+                rpc.wizard('execute', session_id, values, 'overview')
+            else:
+                rpc.wizard('execute', session_id, values, 'start')
+            with self.transaction():
+                table = Pool().get('ir.session.wizard').__table__()
+            (data,), = self.sql(
+                table.select(table.data, where=table.id == session_id))
+            for text in [
+                    shown['secret'], shown['secret'].replace(' ', ''),
+                    '123456', 'otpauth', 'PNG', code or '123456']:
+                self.assertNotIn(text, data)
 
     def test_consumed_by_another(self):
         "Test that a code checked is refused if another one consumes it first"
@@ -551,12 +559,11 @@ class SetupTestCase(TOTPTestCase):
                 self.set_totp('period', period)
                 with self.transaction():
                     user = Pool().get('res.user')(user_id)
-                    authenticator = pyotp.TOTP(
-                        user.start_totp_setup().text.replace(' ', ''),
-                        interval=int(period))
                     with patch.object(user.__class__, 'verify_totp_code'):
-                        user.finish_totp_setup(
-                            authenticator.at(self.now), replaces=True)
+                        secret = user.start_totp_setup(replaces=True)
+                    authenticator = pyotp.TOTP(
+                        secret.text.replace(' ', ''), interval=int(period))
+                    user.finish_totp_setup(authenticator.at(self.now))
                 with self.transaction():
                     with self.assertRaises(backend.DatabaseOperationalError):
                         Counter.consume(match)

@@ -16,7 +16,8 @@ from trytond.pool import Pool
 from trytond.tests.test_tryton import DB_NAME
 
 from .tools import (
-    KEY, OTHER_KEY, PASSWORD, RPC, TOTPTestCase, right_code, secret_from)
+    KEY, OTHER_KEY, PASSWORD, RPC, Refused, TOTPTestCase, right_code,
+    secret_from)
 
 AUTHENTICATIONS = ['totp', 'totp+password', 'totp,password']
 # It has the form of a recovery code
@@ -92,8 +93,11 @@ class SilentTestCase(TOTPTestCase):
         for code in ['13579246', right_code(key, self.now)]:
             self.rpc.post(
                 'wizard.res.user.setup_totp.execute', session_id,
-                {'start': {**shown, 'code': code, 'current_code': '97531'}},
-                'confirm', {})
+                {'start': {**shown, 'code': code}}, 'confirm', {})
+        self.rpc.session = None
+        self.rpc.login(login, password=PASSWORD)
+        with self.assertRaises(Refused):
+            self.rpc.overview('add', code='97531')
         self.set_config('session', 'authentications', 'password+totp')
         for steps in [1, -1, 98]:
             try:

@@ -48,10 +48,10 @@ class ToldTestCase(MailTestCase):
         self.now += 30
         rpc.session = None
         rpc.login(login, password=PASSWORD)
-        session_id, new = rpc.start_setup()
+        session_id, new = rpc.start_setup(
+            right_code(shown['secret'], self.now))
         rpc.confirm_setup(
-            session_id, new, code=right_code(new['secret'], self.now),
-            current_code=right_code(shown['secret'], self.now))
+            session_id, new, code=right_code(new['secret'], self.now))
         self.assertEqual(
             self.received(), [f"The TOTP key was replaced for {login}"])
         self.assertIn("You were logged out everywhere", self.text())
@@ -82,12 +82,9 @@ class ToldTestCase(MailTestCase):
         self.set_config('session', 'authentications', 'password')
         rpc = RPC()
         rpc.login(login, password=PASSWORD)
-        session_id, shown = rpc.start_setup()
         for _ in range(3):
             with self.assertRaises(Refused):
-                rpc.confirm_setup(
-                    session_id, shown, current_code=self.code(95),
-                    code=right_code(shown['secret'], self.now))
+                rpc.start_setup(self.code(95))
         self.assertEqual(
             self.received(), [f"Wrong codes were entered for {login}"])
         with self.transaction():
@@ -151,12 +148,11 @@ class ToldTestCase(MailTestCase):
         self.assertEqual(
             self.events(user_id), ['set_up', 'failed', 'locked', 'unlocked'])
 
-    def run_wizard(self, rpc, name, state, code=None, **context):
+    def run_wizard(self, rpc, name, state, **context):
         prefix = f'wizard.res.user.{name}'
         session_id, start, _ = rpc.call(f'{prefix}.create', context)
         rpc.call(f'{prefix}.execute', session_id, {}, start, context)
-        values = {'start': {'code': code}} if code else {}
-        rpc.call(f'{prefix}.execute', session_id, values, state, context)
+        rpc.call(f'{prefix}.execute', session_id, {}, state, context)
 
     def test_recovered(self):
         "Test that the owner is told of a recovery code used and of new ones"
@@ -176,7 +172,7 @@ class ToldTestCase(MailTestCase):
         self.set_config('session', 'authentications', 'password')
         rpc = RPC()
         rpc.login(login, password=PASSWORD)
-        self.run_wizard(rpc, 'new_totp_recovery_codes', 'confirm', self.code())
+        rpc.overview('renew', code=self.code())
         self.assertEqual(
             self.received(), [f"New recovery codes were made for {login}"])
         self.assertIn("If this was not you", self.text())
@@ -190,7 +186,7 @@ class ToldTestCase(MailTestCase):
         rpc, admin_rpc = RPC(), RPC()
         rpc.login(login, password=PASSWORD)
         admin_rpc.login(admin, password=PASSWORD)
-        self.run_wizard(rpc, 'remove_totp', 'remove', self.code())
+        rpc.turn_off(self.code())
         self.assertEqual(
             self.received(), [f"TOTP was turned off for {login}"])
         self.assertIn("If this was not you", self.text())
@@ -458,7 +454,9 @@ class ToldTestCase(MailTestCase):
         other, other_id = self.user()
         for id_ in [user_id, other_id]:
             with self.transaction():
-                Pool().get('res.user')(id_).start_totp_setup()
+                user = Pool().get('res.user')(id_)
+                user.start_totp_setup(
+                    self.code() if id_ == user_id else None)
             self.now += 300
         self.now += 299
         self.clean()

@@ -209,16 +209,6 @@ class TypedTestCase(TOTPTestCase):
         "Go to the next time step"
         self.now += 30
 
-    def assertWizard(self, rpc, name, values, button, state):
-        "Check that the button of the wizard leads to the state"
-        prefix = f'wizard.res.user.{name}'
-        session_id, start, _ = rpc.call(f'{prefix}.create', {})
-        rpc.call(f'{prefix}.execute', session_id, {}, start, {})
-        result = rpc.call(
-            f'{prefix}.execute', session_id, {start: values}, button, {})
-        self.assertEqual(
-            result['view']['state'] if 'view' in result else 'end', state)
-
     def test_login(self):
         "Test the login dialog"
         login, user_id = self.user(KEY)
@@ -302,32 +292,30 @@ class TypedTestCase(TOTPTestCase):
                     self.answer(login, dict(forms(code))[name]), user_id)
 
     def test_wizard(self):
-        "Test both codes of the wizard that replaces the authenticator"
+        "Test both codes with which the wizard replaces the authenticator"
         for name in ['Arabic', 'full-width', 'all together', 'long']:
             with self.subTest(name):
                 login, user_id = self.user(KEY)
                 rpc = self.client(login)
-                session_id, shown = rpc.start_setup()
+                session_id, shown = rpc.start_setup(
+                    dict(forms(self.code()))[name])
                 code = right_code(shown['secret'], self.now)
                 self.assertEqual(
                     rpc.confirm_setup(
-                        session_id, shown, code=dict(forms(code))[name],
-                        current_code=dict(forms(self.code()))[name]),
+                        session_id, shown, code=dict(forms(code))[name]),
                     'done')
 
     def test_wizards(self):
-        "Test the other wizards that ask for a code"
+        "Test the other buttons that ask for a code"
         for name in ['Arabic', 'full-width', 'all together', 'long']:
             with self.subTest(name):
                 login, user_id = self.user(KEY)
-                for wizard, button, state in [
-                        ('new_totp_recovery_codes', 'confirm', 'done'),
-                        ('remove_totp', 'remove', 'end')]:
-                    self.assertWizard(
-                        self.client(login), wizard,
-                        {'code': dict(forms(self.code()))[name]},
-                        button, state)
-                    self.next()
+                _, shown = self.client(login).overview(
+                    'renew', code=dict(forms(self.code()))[name])
+                self.assertTrue(shown['recovery_codes'])
+                self.next()
+                self.client(login).turn_off(dict(forms(self.code()))[name])
+                self.next()
                 self.assertIsNone(self.stored_secret(user_id))
 
     def test_recovery_codes(self):
@@ -346,9 +334,9 @@ class TypedTestCase(TOTPTestCase):
                 first, second, *_ = RecoveryCode.renew(user_id)
             with self.subTest(form=ascii(form(first))):
                 self.assertEqual(self.answer(login, form(first)), user_id)
-                self.assertWizard(
-                    self.client(login), 'new_totp_recovery_codes',
-                    {'code': form(second)}, 'confirm', 'done')
+                _, shown = self.client(login).overview(
+                    'renew', code=form(second))
+                self.assertTrue(shown['recovery_codes'])
 
     def test_set_totp_key(self):
         "Test that server code sets the key of a file as the file has it"

@@ -36,7 +36,7 @@ class UnreadableTestCase(TOTPTestCase):
             'res.user.application', 'create', [{
                     'user': self.owner_id, 'application': 'rest'}])
         # A key that waits for its proof
-        _, shown = rpc.start_setup()
+        _, shown = rpc.start_setup(self.code())
         self.pending_key = shown['secret'].replace(' ', '')
 
     def roads(self, user_id):
@@ -197,4 +197,4 @@ class UnreadableTestCase(TOTPTestCase):
             self.assertEqual({values[field] for field in FIELDS}, {None})
             user.set_totp_key(KEY)
             self.assertIsNone(user.totp_secret)
-            self.assertNotIn(KEY, repr(user.start_totp_setup()))
+            self.assertNotIn(KEY, repr(user.start_totp_setup(self.code())))

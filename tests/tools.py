@@ -77,6 +77,7 @@ WRONG_RECOVERY = (
 WITHOUT = (
     "You need TOTP to log in, but you have not set it up. "
     "Ask your administrator to let you set it up.")
+BLANK = "Enter the code from your authenticator, or a recovery code."
 USED = "The code was already used. Wait for the next one and enter it."
 
 
@@ -182,19 +183,52 @@ class RPC:
     def wizard(self, method, *params):
         return self.call(f'wizard.res.user.setup_totp.{method}', *params, {})
 
-    def start_setup(self):
+    def overview(self, button=None, **values):
+        """Open the overview and press the button
+
+        Return the id of the wizard's session, and the defaults of the page
+        shown, None if there is none.
+        """
         session_id, start, _ = self.wizard('create')
         result = self.wizard('execute', session_id, {}, start)
-        return session_id, result['view']['defaults']
+        if button:
+            result = self.wizard(
+                'execute', session_id, {start: values}, button)
+        view = result.get('view')
+        return session_id, view['defaults'] if view else None
+
+    def turn_off(self, code):
+        "Turn TOTP off, and confirm the warning"
+        try:
+            return self.overview('turn_off', code=code)
+        except Refused as refused:
+            self.accept(refused)
+        return self.overview('turn_off', code=code)
+
+    def accept(self, refused):
+        "Answer the warning with yes"
+        if refused.args[0] != 'UserWarning':
+            raise refused
+        self.model('res.user.warning', 'skip', refused.args[1][0])
+
+    def start_setup(self, code=None, button='replace'):
+        """Start the set-up
+
+        code: a code or a recovery code, if the user has an authenticator
+        """
+        session_id, shown = self.overview()
+        if code is not None:
+            session_id, shown = self.overview(button, code=code)
+        return session_id, shown
 
     def confirm_setup(self, session_id, shown, **codes):
         return self.wizard(
             'execute', session_id, {'start': {**shown, **codes}},
             'confirm')['view']['state']
 
-    def set_up(self, now):
+    def set_up(self, now, code=None):
         "Set TOTP up, return the key and the recovery codes shown with it"
-        session_id, shown = self.start_setup()
+        session_id, shown = self.start_setup(code)
         code = right_code(shown['secret'], now)
         result = self.wizard(
             'execute', session_id, {'start': {**shown, 'code': code}},
@@ -356,9 +390,9 @@ class TOTPTestCase(TestCase):
         """
         with self.transaction(user_id):
             user = Pool().get('res.user')(user_id)
-            key = user.start_totp_setup().text.replace(' ', '')
-            user.finish_totp_setup(
-                right_code(key, self.now), code or self.code(), name=name)
+            key = user.start_totp_setup(
+                code or self.code()).text.replace(' ', '')
+            user.finish_totp_setup(right_code(key, self.now), name=name)
         return key
 
     def code(self, steps=0):
