@@ -30,7 +30,7 @@ class User(metaclass=PoolMeta):
 
         An authenticator overwrites an entry with the same name.
         """
-        authenticators = self.totp_authenticators()
+        authenticators = self.list_totp_authenticators()
         if not authenticators:
             return self.totp_account
         number = authenticators[-1]['number'] + 1
@@ -172,12 +172,12 @@ class User(metaclass=PoolMeta):
         "Check that another authenticator would not lock the codes."
         pool = Pool()
         Guess = pool.get('res.user.totp_guess')
-        authenticators = len(self.totp_authenticators())
+        authenticators = len(self.list_totp_authenticators())
         if not Guess.allows(self.id, authenticators + 1):
             raise TOTPSetupError(
                 gettext('authentication_totp.msg_totp_too_many_failures'))
 
-    def totp_authenticators(self):
+    def list_totp_authenticators(self):
         """Return a list of dictionaries that describe the authenticators: the
         number, the name, since when, and when last used.
         """

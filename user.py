@@ -51,7 +51,7 @@ class SetupTOTPOverview(ModelView):
         user = User(Transaction().user)
         return [
             (str(authenticator['number']), authenticator['name'])
-            for authenticator in user.totp_authenticators()]
+            for authenticator in user.list_totp_authenticators()]
 
 
 class SetupTOTPAuthenticator(ModelView):
@@ -214,7 +214,7 @@ class SetupTOTP(Wizard):
             'authenticators': [{
                     name: authenticator[name]
                     for name in ['name', 'since', 'last_used']
-                    } for authenticator in user.totp_authenticators()],
+                    } for authenticator in user.list_totp_authenticators()],
             'recovery_codes': user.totp_recovery_codes,
             }
 
@@ -240,7 +240,7 @@ class SetupTOTP(Wizard):
     def transition_remove(self):
         user = self._get_user()
         number = self._get_number()
-        if [a['number'] for a in user.totp_authenticators()] == [number]:
+        if [a['number'] for a in user.list_totp_authenticators()] == [number]:
             return self.transition_turn_off()
         user.remove_totp_authenticator(number, self.overview.code)
         return 'overview'

@@ -329,7 +329,7 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
         login, user_id = self.user(KEY)
         for replaces in [False, True]:
             results = at_once(
-                lambda code: self.call(
+                lambda code, replaces=replaces: self.call(
                     user_id, 'start_totp_setup', code, replaces=replaces),
                 [self.code()] * 16)
             self.assertEqual(

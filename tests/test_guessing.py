@@ -13,7 +13,7 @@ from trytond.tests.test_tryton import DB_NAME
 
 from .tools import (
     KEY, LOCKED, PASSWORD, REFUSED, RPC, USED, WAIT, WRONG, Refused,
-    TOTPTestCase, right_code)
+    TOTPTestCase)
 
 
 def in_words(seconds):

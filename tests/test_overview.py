@@ -71,7 +71,7 @@ class OverviewTestCase(TOTPTestCase):
             return (
                 stored, user.totp_recovery_codes,
                 user.has_pending_totp_secret(),
-                [a['name'] for a in user.totp_authenticators()])
+                [a['name'] for a in user.list_totp_authenticators()])
 
     def names(self):
         return self.state()[-1]
