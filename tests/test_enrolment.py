@@ -120,7 +120,7 @@ class EnrolmentTestCase(TOTPTestCase):
                 self.assertEqual(got_id, None if mandatory else user_id)
                 self.assertEqual(
                     [name for name, _ in questions],
-                    ['password', *['totp_code'] * 3] if mandatory
+                    ['password', *['totp_code'] * 2] if mandatory
                     else ['password'])
                 with self.transaction():
                     User = Pool().get('res.user')
