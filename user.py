@@ -9,6 +9,7 @@ from trytond.model import ModelView, fields
 from trytond.pool import Pool
 from trytond.pyson import Eval
 from trytond.report import Report
+from trytond.rpc import RPC
 from trytond.tools import slugify, timezone
 from trytond.transaction import Transaction
 from trytond.url import host, http_base, is_secure
@@ -25,6 +26,10 @@ except ImportError:
 logger = logging.getLogger(__name__)
 
 
+# Tryton's log leaves out what a client sends under a name with "secret", so
+# each field that holds a code has such a name
+
+
 class SetupTOTPOverview(ModelView):
     __name__ = 'res.user.setup_totp.overview'
     __string__ = "Set up TOTP"
@@ -35,7 +40,7 @@ class SetupTOTPOverview(ModelView):
     recovery_codes = fields.Integer(
         "Recovery Codes Left", readonly=True,
         help="How many recovery codes you have not used yet.")
-    code = fields.Char(
+    secret_code = fields.Char(
         "Code", strip=False,
         help="The code from your authenticator, or a recovery code.")
     authenticator = fields.Selection(
@@ -43,6 +48,12 @@ class SetupTOTPOverview(ModelView):
         help="The authenticator to rename or remove.")
     name = fields.Char(
         "New Name", help="The name to give it, for example of your phone.")
+
+    @classmethod
+    def __setup__(cls):
+        super().__setup__()
+        # By default the clients keep the names for a day
+        cls.__rpc__['get_authenticators'] = RPC()
 
     @classmethod
     def get_authenticators(cls):
@@ -78,7 +89,7 @@ class SetupTOTPStart(ModelView):
             'invisible': ~Eval('secret_qr_code'),
             },
         help="Scan it with the authenticator on your phone.")
-    code = fields.Char(
+    secret_code = fields.Char(
         "Code", required=True, strip=False,
         help="The code that your authenticator shows for the new entry.")
     name = fields.Char(
@@ -110,16 +121,16 @@ class SetupTOTPDone(ModelView):
     __name__ = 'res.user.setup_totp.done'
     __string__ = "Recovery Codes"
 
-    recovery_codes = fields.Text(
+    secret_recovery_codes = fields.Text(
         "Recovery Codes", readonly=True,
         states={
-            'invisible': ~Eval('recovery_codes'),
+            'invisible': ~Eval('secret_recovery_codes'),
             },
         help="Each can be used once instead of a code.")
     recovery_codes_file = fields.Binary(
         "Download", filename='recovery_codes_name', readonly=True,
         states={
-            'invisible': ~Eval('recovery_codes'),
+            'invisible': ~Eval('secret_recovery_codes'),
             },
         help="The same codes as a text file, to save or to print.")
     recovery_codes_name = fields.Char(
@@ -130,7 +141,7 @@ class SetupTOTPDone(ModelView):
     saved = fields.Boolean(
         "I have saved them",
         states={
-            'invisible': ~Eval('recovery_codes'),
+            'invisible': ~Eval('secret_recovery_codes'),
             },
         help="They are not shown again.")
 
@@ -175,7 +186,8 @@ class SetupTOTP(Wizard):
             Button(
                 "Close", 'close', 'tryton-close', default=True, states={
                     'readonly': (
-                        Eval('recovery_codes') & ~Eval('saved', False)),
+                        Eval('secret_recovery_codes')
+                        & ~Eval('saved', False)),
                     }),
             ])
     close = StateTransition()
@@ -219,11 +231,11 @@ class SetupTOTP(Wizard):
             }
 
     def transition_add(self):
-        self._start_setup(self.overview.code)
+        self._start_setup(self.overview.secret_code)
         return 'start'
 
     def transition_replace(self):
-        self._start_setup(self.overview.code, replaces=True)
+        self._start_setup(self.overview.secret_code, replaces=True)
         return 'start'
 
     def _start_setup(self, code=None, replaces=False):
@@ -234,7 +246,7 @@ class SetupTOTP(Wizard):
 
     def transition_rename(self):
         self._get_user().rename_totp_authenticator(
-            self._get_number(), self.overview.name, self.overview.code)
+            self._get_number(), self.overview.name, self.overview.secret_code)
         return 'overview'
 
     def transition_remove(self):
@@ -242,7 +254,7 @@ class SetupTOTP(Wizard):
         number = self._get_number()
         if [a['number'] for a in user.list_totp_authenticators()] == [number]:
             return self.transition_turn_off()
-        user.remove_totp_authenticator(number, self.overview.code)
+        user.remove_totp_authenticator(number, self.overview.secret_code)
         return 'overview'
 
     def _get_number(self):
@@ -253,7 +265,7 @@ class SetupTOTP(Wizard):
 
     def transition_renew(self):
         self._recovery_codes = self._get_user().renew_totp_recovery_codes(
-            self.overview.code)
+            self.overview.secret_code)
         return 'done'
 
     def transition_turn_off(self):
@@ -265,7 +277,7 @@ class SetupTOTP(Wizard):
         if Warning.check(key):
             raise TOTPTurnOffWarning(
                 key, gettext('authentication_totp.msg_totp_turn_off'))
-        user.remove_totp(self.overview.code)
+        user.remove_totp(self.overview.secret_code)
         return 'end'
 
     def default_start(self, fields):
@@ -303,7 +315,7 @@ class SetupTOTP(Wizard):
 
     def transition_confirm(self):
         self._recovery_codes = self._get_user().finish_totp_setup(
-            self.start.code, name=self.start.name)
+            self.start.secret_code, name=self.start.name)
         return 'done'
 
     def default_done(self, fields):
@@ -316,7 +328,7 @@ class SetupTOTP(Wizard):
             account=user.totp_account, issuer=user.totp_issuer)
         date = clock.timestamp(clock.now()).date()
         return {
-            'recovery_codes': codes,
+            'secret_recovery_codes': codes,
             'recovery_codes_file': f'{head}\n\n{codes}\n'.encode(),
             'recovery_codes_name': slugify(
                 f'recovery-codes-{user.totp_account}-{date}') + '.txt',

@@ -183,8 +183,8 @@ class RPC:
     def wizard(self, method, *params):
         return self.call(f'wizard.res.user.setup_totp.{method}', *params, {})
 
-    def overview(self, button=None, **values):
-        """Open the overview and press the button
+    def overview(self, button=None, code=None, **values):
+        """Open the overview, enter the code and press the button
 
         Return the id of the wizard's session, and the defaults of the page
         shown, None if there is none.
@@ -193,7 +193,8 @@ class RPC:
         result = self.wizard('execute', session_id, {}, start)
         if button:
             result = self.wizard(
-                'execute', session_id, {start: values}, button)
+                'execute', session_id,
+                {start: {'secret_code': code, **values}}, button)
         view = result.get('view')
         return session_id, view['defaults'] if view else None
 
@@ -221,9 +222,10 @@ class RPC:
             session_id, shown = self.overview(button, code=code)
         return session_id, shown
 
-    def confirm_setup(self, session_id, shown, **codes):
+    def confirm_setup(self, session_id, shown, code=None, **values):
         return self.wizard(
-            'execute', session_id, {'start': {**shown, **codes}},
+            'execute', session_id,
+            {'start': {**shown, 'secret_code': code, **values}},
             'confirm')['view']['state']
 
     def set_up(self, now, code=None):
@@ -231,11 +233,12 @@ class RPC:
         session_id, shown = self.start_setup(code)
         code = right_code(shown['secret'], now)
         result = self.wizard(
-            'execute', session_id, {'start': {**shown, 'code': code}},
+            'execute', session_id, {'start': {**shown, 'secret_code': code}},
             'confirm')
         return (
             shown['secret'],
-            result['view']['defaults']['recovery_codes'].splitlines())
+            result['view']['defaults'][
+                    'secret_recovery_codes'].splitlines())
 
 
 class TOTPTestCase(TestCase):
