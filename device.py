@@ -83,20 +83,63 @@ class Session(metaclass=PoolMeta):
     # Until the client has asked for the cookie of its device
     totp_accepted = fields.DateTime("TOTP Accepted", readonly=True)
     totp_generation = fields.Integer("TOTP Generation", readonly=True)
+    # For a while the wizard asks for no other code
+    totp_recovered = fields.DateTime("TOTP Recovered", readonly=True)
+    totp_set_up = fields.DateTime("TOTP Set Up", readonly=True)
 
     @classmethod
-    def note_totp_accepted(cls, user_id, generation):
+    def note_totp_accepted(
+            cls, user_id, generation, recovered=False, set_up=False):
         """Let the session that this login begins know that a code was
         accepted.
 
-        generation: of the secrets that made the code, None if there was none
+        generation: of the secrets that made the code, None if none did or if
+            no device is to be remembered
+        recovered: whether it was a recovery code
+        set_up: whether it has set TOTP up
         """
-        _notes.accepted = None
+        now = clock.second(clock.now())
+        values = {}
         if generation is not None:
-            _notes.accepted = _Note.new(user_id, {
-                    'totp_accepted': clock.second(clock.now()),
-                    'totp_generation': generation,
-                    })
+            values.update(totp_accepted=now, totp_generation=generation)
+        if recovered:
+            values['totp_recovered'] = now
+        if set_up:
+            values['totp_set_up'] = now
+        _notes.accepted = _Note.new(user_id, values) if values else None
+
+    @classmethod
+    def is_totp_recovered(cls):
+        """Return whether the session of this request began with a recovery
+        code, at most setup_timeout ago.
+        """
+        return cls._is_recent('totp_recovered')
+
+    @classmethod
+    def is_totp_set_up(cls):
+        """Return whether the session of this request began with a set-up in
+        the login dialog, at most setup_timeout ago.
+        """
+        return cls._is_recent('totp_set_up')
+
+    @classmethod
+    def _is_recent(cls, name):
+        key = _notes.session.get() if _notes.session else None
+        if key is None:
+            return False
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        time = getattr(table, name)
+        now = clock.now()
+        since = clock.second(now - settings.get('setup_timeout'))
+        column = getattr(cls, name)
+        cursor.execute(*table.select(
+                table.id,
+                where=(table.key == key)
+                & (time > column.sql_format(since))
+                # The clock may have been set back
+                & (time <= column.sql_format(clock.second(now)))))
+        return bool(cursor.fetchone())
 
     @classmethod
     def new(cls, values=None):

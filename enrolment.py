@@ -73,7 +73,8 @@ class User(metaclass=PoolMeta):
         code: a code made with a secret in force, or a recovery code, if the
             user has an authenticator
         replaces: whether the new secret will replace the authenticators and
-            the recovery codes
+            the recovery codes; it takes no code in a session that began with
+            a recovery code at most setup_timeout ago
         Raise TOTPCodeError if the code is not accepted, TOTPSetupError if the
         user may have no more authenticators, and TOTPUnreadableError if no
         code could be checked.
@@ -81,7 +82,8 @@ class User(metaclass=PoolMeta):
         if settings.missing_libraries():
             raise TOTPUnreadableError(
                 gettext('authentication_totp.msg_totp_unreadable'))
-        if self._has_totp_secrets():
+        if (self._has_totp_secrets()
+                and not (replaces and self.is_totp_recovered())):
             if not replaces:
                 self._check_totp_number(self._get_readable_totp_secrets()[1])
             self.verify_totp_code(code)
@@ -103,12 +105,28 @@ class User(metaclass=PoolMeta):
         if the user may have no more authenticators, and TOTPCodeError if the
         code is not accepted.
         """
+        self._confirm_totp_setup(code, name)
+        return self.first_totp_recovery_codes()
+
+    def first_totp_recovery_codes(self):
+        """Return new recovery codes if the user has none left.
+
+        It takes no code: the caller answers for the proof.
+        """
         pool = Pool()
         RecoveryCode = pool.get('res.user.totp_recovery_code')
-        self._confirm_totp_setup(code, name)
         if not RecoveryCode.count([self.id])[self.id]:
             return RecoveryCode.renew(self.id)
         return []
+
+    def is_totp_recovered(self):
+        """Return whether the user is in a session that began with a recovery
+        code, at most setup_timeout ago.
+        """
+        pool = Pool()
+        Session = pool.get('ir.session')
+        return (self.id == Transaction().user
+            and Session.is_totp_recovered())
 
     def _confirm_totp_setup(self, code, name=None):
         "Do what finish_totp_setup does, without recovery codes."

@@ -40,12 +40,16 @@ class _State:
     unknown: whether a user was refused because of an unknown method
     accepted: what consumes the code, by the id of the user, and returns the
         generation of the secrets that made it
+    recovered: whether it is a recovery code
+    was_enabled: whether it did not set TOTP up
     """
     passed: bool = False
     user: int | None = None
     set_up: bool = False
     unknown: bool = False
     accepted: dict[int, Callable] = dataclasses.field(default_factory=dict)
+    recovered: bool = False
+    was_enabled: bool = False
 
 
 class User(metaclass=PoolMeta):
@@ -64,8 +68,14 @@ class User(metaclass=PoolMeta):
             # that follow, so it is consumed only once they all have passed
             if user_id in state.accepted:
                 generation = state.accepted[user_id]()
-                if cls._has_totp_devices():
-                    Session.note_totp_accepted(user_id, generation)
+                if not cls._has_totp_devices():
+                    generation = None
+                Session.note_totp_accepted(
+                    user_id, generation, recovered=state.recovered,
+                    set_up=not state.was_enabled)
+                if state.recovered:
+                    # Whoever has the lost phone may be logged in
+                    Session.clear([cls(user_id)])
             elif not user_id and state.unknown:
                 # Clients show no other error at a login in words
                 raise LoginException(
@@ -192,6 +202,8 @@ class User(metaclass=PoolMeta):
                 decoy=None if state.passed else login)
         except TOTPCodeError as error:
             cls._refuse_totp_code(login, parameters, error)
+        state.was_enabled = True
+        state.recovered = bool(match.recovery_code)
         cls._accept_totp(parameters, match.user, Counter.consume, match)
         return match.user
 

@@ -42,6 +42,8 @@ class User(metaclass=PoolMeta):
     @classmethod
     def _get_totp_wizard(cls, user):
         "Return the XML id of the wizard that opens by itself after the login."
+        pool = Pool()
+        Session = pool.get('ir.session')
         options = {
             option for method in methods() if method.name == 'totp'
             for option in method.options}
@@ -51,4 +53,7 @@ class User(metaclass=PoolMeta):
         elif ('setup_totp' in options and settings.get('recovery_codes')
                 and not user.totp_recovery_codes):
             # The login dialog has no place for them
+            return 'wizard_setup_totp'
+        elif Session.is_totp_recovered():
+            # To replace the authenticator that is lost
             return 'wizard_setup_totp'

@@ -17,6 +17,7 @@ from trytond.wizard import Button, StateTransition, StateView, Wizard
 
 from . import clock, settings
 from .exceptions import TOTPTurnOffWarning
+from .redaction import hide_arguments
 
 try:
     from trytond.tools.qrcode import generate_png
@@ -25,9 +26,7 @@ except ImportError:
 
 logger = logging.getLogger(__name__)
 
-
-# Tryton's log leaves out what a client sends under a name with "secret", so
-# each field that holds a code has such a name
+hide_arguments('res.user.setup_totp')
 
 
 class SetupTOTPOverview(ModelView):
@@ -40,9 +39,21 @@ class SetupTOTPOverview(ModelView):
     recovery_codes = fields.Integer(
         "Recovery Codes Left", readonly=True,
         help="How many recovery codes you have not used yet.")
-    secret_code = fields.Char(
+    code = fields.Char(
         "Code", strip=False,
         help="The code from your authenticator, or a recovery code.")
+    devices = fields.One2Many(
+        'res.user.setup_totp.device', None, "Remembered Devices",
+        readonly=True,
+        states={
+            'invisible': ~Eval('devices'),
+            },
+        help="They ask for no code for a while.")
+    tokens = fields.Integer(
+        "Tokens", readonly=True,
+        states={
+            'invisible': True,
+            })
     authenticator = fields.Selection(
         'get_authenticators', "Authenticator",
         help="The authenticator to rename or remove.")
@@ -74,6 +85,39 @@ class SetupTOTPAuthenticator(ModelView):
     last_used = fields.DateTime("Last Used", readonly=True)
 
 
+class SetupTOTPDevice(ModelView):
+    __name__ = 'res.user.setup_totp.device'
+    __string__ = "Remembered Device"
+
+    first_seen = fields.DateTime("First Seen", readonly=True)
+    last_used = fields.DateTime("Last Used", readonly=True)
+    address = fields.Char("Address", readonly=True)
+
+
+class SetupTOTPToken(ModelView):
+    __name__ = 'res.user.setup_totp.token'
+    __string__ = "Add Token"
+
+    serial = fields.Char(
+        "Serial Number", required=True, help="It is printed on the token.")
+    code = fields.Char(
+        "Code of the Token", required=True, strip=False,
+        help="The code that the token shows.")
+    enabled = fields.Boolean(
+        "Enabled", readonly=True,
+        states={
+            'invisible': True,
+            })
+    current_code = fields.Char(
+        "Code of Now", strip=False,
+        states={
+            'invisible': ~Eval('enabled', False),
+            'required': Eval('enabled', False),
+            },
+        help="A code from an authenticator that you already have, or a "
+        "recovery code.")
+
+
 class SetupTOTPStart(ModelView):
     __name__ = 'res.user.setup_totp.start'
     __string__ = "Set up TOTP"
@@ -89,7 +133,7 @@ class SetupTOTPStart(ModelView):
             'invisible': ~Eval('secret_qr_code'),
             },
         help="Scan it with the authenticator on your phone.")
-    secret_code = fields.Char(
+    code = fields.Char(
         "Code", required=True, strip=False,
         help="The code that your authenticator shows for the new entry.")
     name = fields.Char(
@@ -121,16 +165,16 @@ class SetupTOTPDone(ModelView):
     __name__ = 'res.user.setup_totp.done'
     __string__ = "Recovery Codes"
 
-    secret_recovery_codes = fields.Text(
+    recovery_codes = fields.Text(
         "Recovery Codes", readonly=True,
         states={
-            'invisible': ~Eval('secret_recovery_codes'),
+            'invisible': ~Eval('recovery_codes'),
             },
         help="Each can be used once instead of a code.")
     recovery_codes_file = fields.Binary(
         "Download", filename='recovery_codes_name', readonly=True,
         states={
-            'invisible': ~Eval('secret_recovery_codes'),
+            'invisible': ~Eval('recovery_codes'),
             },
         help="The same codes as a text file, to save or to print.")
     recovery_codes_name = fields.Char(
@@ -141,7 +185,7 @@ class SetupTOTPDone(ModelView):
     saved = fields.Boolean(
         "I have saved them",
         states={
-            'invisible': ~Eval('secret_recovery_codes'),
+            'invisible': ~Eval('recovery_codes'),
             },
         help="They are not shown again.")
 
@@ -156,6 +200,14 @@ class SetupTOTP(Wizard):
             Button("Close", 'end', 'tryton-close'),
             Button("Turn off TOTP", 'turn_off', 'tryton-cancel'),
             Button("New Recovery Codes", 'renew', 'tryton-refresh'),
+            Button(
+                "Forget Devices", 'forget', 'tryton-clear', states={
+                    'invisible': ~Eval('devices'),
+                    }),
+            Button(
+                "Add Token", 'token', 'tryton-add', states={
+                    'invisible': ~Eval('tokens'),
+                    }),
             Button(
                 "Remove", 'remove', 'tryton-delete', states={
                     'readonly': ~Eval('authenticator'),
@@ -173,6 +225,18 @@ class SetupTOTP(Wizard):
     remove = StateTransition()
     renew = StateTransition()
     turn_off = StateTransition()
+    forget = StateTransition()
+    token = StateView(
+        'res.user.setup_totp.token',
+        'authentication_totp.setup_totp_token_view_form', [
+            Button("Cancel", 'end', 'tryton-cancel'),
+            Button(
+                "Use a Phone Instead", 'start', 'tryton-switch', states={
+                    'invisible': Eval('enabled', False),
+                    }),
+            Button("Confirm", 'confirm_token', 'tryton-ok', default=True),
+            ])
+    confirm_token = StateTransition()
     start = StateView(
         'res.user.setup_totp.start',
         'authentication_totp.setup_totp_start_view_form', [
@@ -186,7 +250,7 @@ class SetupTOTP(Wizard):
             Button(
                 "Close", 'close', 'tryton-close', default=True, states={
                     'readonly': (
-                        Eval('secret_recovery_codes')
+                        Eval('recovery_codes')
                         & ~Eval('saved', False)),
                     }),
             ])
@@ -204,7 +268,23 @@ class SetupTOTP(Wizard):
         user = cls._get_user()
         if user.totp_enabled:
             start = 'overview'
+            if user.is_totp_recovered():
+                # The lost authenticator is replaced
+                start = 'start'
+            elif cls._lacks_recovery_codes(user):
+                start = 'done'
+        elif user.get_totp_tokens():
+            start = 'token'
         return session_id, start, end
+
+    @classmethod
+    def _lacks_recovery_codes(cls, user):
+        "Return whether the user has set TOTP up in the login dialog just now."
+        pool = Pool()
+        Session = pool.get('ir.session')
+        return (
+            user.totp_enabled and settings.get('recovery_codes')
+            and not user.totp_recovery_codes and Session.is_totp_set_up())
 
     @classmethod
     def _get_user(cls):
@@ -228,14 +308,20 @@ class SetupTOTP(Wizard):
                     for name in ['name', 'since', 'last_used']
                     } for authenticator in user.list_totp_authenticators()],
             'recovery_codes': user.totp_recovery_codes,
+            'devices': [{
+                    'first_seen': device.first_seen,
+                    'last_used': device.last_used,
+                    'address': device.address,
+                    } for device in user.totp_devices()],
+            'tokens': len(user.get_totp_tokens()),
             }
 
     def transition_add(self):
-        self._start_setup(self.overview.secret_code)
+        self._start_setup(self.overview.code)
         return 'start'
 
     def transition_replace(self):
-        self._start_setup(self.overview.secret_code, replaces=True)
+        self._start_setup(self.overview.code, replaces=True)
         return 'start'
 
     def _start_setup(self, code=None, replaces=False):
@@ -246,7 +332,7 @@ class SetupTOTP(Wizard):
 
     def transition_rename(self):
         self._get_user().rename_totp_authenticator(
-            self._get_number(), self.overview.name, self.overview.secret_code)
+            self._get_number(), self.overview.name, self.overview.code)
         return 'overview'
 
     def transition_remove(self):
@@ -254,7 +340,7 @@ class SetupTOTP(Wizard):
         number = self._get_number()
         if [a['number'] for a in user.list_totp_authenticators()] == [number]:
             return self.transition_turn_off()
-        user.remove_totp_authenticator(number, self.overview.secret_code)
+        user.remove_totp_authenticator(number, self.overview.code)
         return 'overview'
 
     def _get_number(self):
@@ -265,7 +351,7 @@ class SetupTOTP(Wizard):
 
     def transition_renew(self):
         self._recovery_codes = self._get_user().renew_totp_recovery_codes(
-            self.overview.secret_code)
+            self.overview.code)
         return 'done'
 
     def transition_turn_off(self):
@@ -277,13 +363,35 @@ class SetupTOTP(Wizard):
         if Warning.check(key):
             raise TOTPTurnOffWarning(
                 key, gettext('authentication_totp.msg_totp_turn_off'))
-        user.remove_totp(self.overview.secret_code)
+        user.remove_totp(self.overview.code)
         return 'end'
+
+    def transition_forget(self):
+        user = self._get_user()
+        user.verify_totp_code(self.overview.code)
+        user.forget_totp_devices()
+        return 'overview'
+
+    def default_token(self, fields):
+        user = self._get_user()
+        serials = user.get_totp_tokens()
+        return {
+            'serial': serials[0] if len(serials) == 1 else None,
+            'enabled': user.totp_enabled,
+            }
+
+    def transition_confirm_token(self):
+        user = self._get_user()
+        user.add_totp_token(
+            self.token.serial or '', self.token.code,
+            current_code=self.token.current_code)
+        self._recovery_codes = user.first_totp_recovery_codes()
+        return 'done'
 
     def default_start(self, fields):
         user = self._get_user()
         if not self._secret:
-            self._start_setup()
+            self._start_setup(replaces=user.is_totp_recovered())
         secret = self._secret
         account = user.totp_new_account
         uri = secret.uri(account, user.totp_issuer, settings.get('image'))
@@ -315,20 +423,22 @@ class SetupTOTP(Wizard):
 
     def transition_confirm(self):
         self._recovery_codes = self._get_user().finish_totp_setup(
-            self.start.secret_code, name=self.start.name)
+            self.start.code, name=self.start.name)
         return 'done'
 
     def default_done(self, fields):
+        user = self._get_user()
+        if not self._recovery_codes and self._lacks_recovery_codes(user):
+            self._recovery_codes = user.first_totp_recovery_codes()
         if not self._recovery_codes:
             return {}
         codes = '\n'.join(self._recovery_codes)
-        user = self._get_user()
         head = gettext(
             'authentication_totp.msg_totp_recovery_codes_file',
             account=user.totp_account, issuer=user.totp_issuer)
         date = clock.timestamp(clock.now()).date()
         return {
-            'secret_recovery_codes': codes,
+            'recovery_codes': codes,
             'recovery_codes_file': f'{head}\n\n{codes}\n'.encode(),
             'recovery_codes_name': slugify(
                 f'recovery-codes-{user.totp_account}-{date}') + '.txt',

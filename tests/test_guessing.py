@@ -163,7 +163,7 @@ class GuessingTestCase(TOTPTestCase):
                 session_id, _ = rpc.overview()
                 rpc.post(
                     'wizard.res.user.setup_totp.execute', session_id,
-                    {'overview': {'secret_code': self.code(95)}}, 'add', context)
+                    {'overview': {'code': self.code(95)}}, 'add', context)
                 self.assertEqual(self.failures(user_id), i)
                 self.now += 3600
 

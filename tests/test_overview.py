@@ -167,7 +167,7 @@ class OverviewTestCase(TOTPTestCase):
                 with self.subTest(button=button, code=code):
                     with self.assertRaises(Refused) as context:
                         rpc.wizard('execute', session_id, {'overview': {
-                                    'secret_code': code, 'authenticator': '1',
+                                    'code': code, 'authenticator': '1',
                                     'name': 'x'}}, button)
                     self.assertIn(
                         context.exception.args[0],
@@ -191,11 +191,11 @@ class OverviewTestCase(TOTPTestCase):
                 result = self.rpc.wizard(
                     'execute', session_id, {'start': {
                             **shown, 'name': f"Phone {number}",
-                            'secret_code': right_code(key, self.now)}},
+                            'code': right_code(key, self.now)}},
                     'confirm')
                 # The recovery codes go on
                 self.assertFalse(
-                    result['view']['defaults'].get('secret_recovery_codes'))
+                    result['view']['defaults'].get('recovery_codes'))
                 self.assertEqual(self.names(), [*before, f"Phone {number}"])
                 self.now += 30
                 for each in [KEY, key]:
@@ -212,9 +212,9 @@ class OverviewTestCase(TOTPTestCase):
         session_id, shown = self.press('add', self.code())
         result = self.rpc.wizard(
             'execute', session_id, {'start': {
-                    'secret_code': right_code(shown['secret'], self.now)}},
+                    'code': right_code(shown['secret'], self.now)}},
             'confirm')
-        codes = result['view']['defaults']['secret_recovery_codes'].splitlines()
+        codes = result['view']['defaults']['recovery_codes'].splitlines()
         self.assertEqual(len(codes), 10)
         self.assertTrue(self.logs_in(codes[0]))
 
@@ -241,9 +241,9 @@ class OverviewTestCase(TOTPTestCase):
         key = shown['secret']
         result = self.rpc.wizard(
             'execute', session_id,
-            {'start': {**shown, 'secret_code': right_code(key, self.now)}}, 'confirm')
+            {'start': {**shown, 'code': right_code(key, self.now)}}, 'confirm')
         self.assertEqual(result['view']['state'], 'done')
-        codes = result['view']['defaults']['secret_recovery_codes'].splitlines()
+        codes = result['view']['defaults']['recovery_codes'].splitlines()
         self.assertEqual(len(codes), 10)
         self.assertEqual(len(self.names()), 1)
         self.now += 30
@@ -298,7 +298,7 @@ class OverviewTestCase(TOTPTestCase):
             self.assertEqual(
                 [a['name'] for a in shown['authenticators']],
                 ["Authenticator", name])
-            self.assertFalse(shown.get('secret_code'))
+            self.assertFalse(shown.get('code'))
         self.assertEqual(self.names(), ["Authenticator", "Old iPad"])
 
     def test_rename_blank(self):
@@ -355,7 +355,7 @@ class OverviewTestCase(TOTPTestCase):
             old = self.codes[1]
             _, shown = self.press(
                 'renew', self.codes[0] if recovery else self.code())
-            self.codes = shown['secret_recovery_codes'].splitlines()
+            self.codes = shown['recovery_codes'].splitlines()
             self.assertEqual(len(self.codes), 10)
             self.assertIn(self.login, shown['recovery_codes_name'])
             self.assertFalse(shown.get('saved'))
@@ -409,7 +409,7 @@ class OverviewTestCase(TOTPTestCase):
             shown['recovery_codes_name'],
             f'recovery-codes-{self.login}-2033-05-18.txt')
         self.assertIn(
-            self.codes and shown['secret_recovery_codes'],
+            self.codes and shown['recovery_codes'],
             shown['recovery_codes_file'].decode())
         for values in [{}, {'saved': True, **shown}]:
             self.assertEqual(
@@ -429,13 +429,13 @@ class OverviewTestCase(TOTPTestCase):
                 try:
                     shown = self.execute(
                         session_id, 'overview', button, sent,
-                        {**shown, 'secret_code': code})
+                        {**shown, 'code': code})
                 except Refused:
                     pass
             shown = self.execute(
                 session_id, 'start', 'confirm', sent, {
                     **shown,
-                    'secret_code': right_code(shown['secret'], self.now)})
+                    'code': right_code(shown['secret'], self.now)})
             self.rpc = self.client(self.login)
             self.execute(
                 session_id, 'done', 'close', sent, {**shown, 'saved': True})
@@ -447,7 +447,7 @@ class OverviewTestCase(TOTPTestCase):
 
     def execute(self, session_id, state, button, sent, values):
         "Send the values as sao does, note the secret ones, return the next"
-        for name in ['secret', 'secret_code', 'secret_recovery_codes']:
+        for name in ['secret', 'code', 'recovery_codes']:
             sent += str(values.get(name) or '').split()[:1]
         sent += [values[name] for name in ['secret_uri'] if name in values]
         values = dict(sorted({**values, 'id': -1}.items()))

@@ -62,10 +62,10 @@ class RecoveryTestCase(TOTPTestCase):
         session_id, shown = rpc.start_setup()
         result = rpc.wizard(
             'execute', session_id, {'start': {
-                    'secret_code': right_code(shown['secret'], self.now)}},
+                    'code': right_code(shown['secret'], self.now)}},
             'confirm')
         defaults = result['view']['defaults']
-        codes = defaults['secret_recovery_codes'].splitlines()
+        codes = defaults['recovery_codes'].splitlines()
         self.assertEqual(len(set(codes)), 10)
         for code in codes:
             self.assertRegex(code, '^([34679ACDEFGHJKMNPQRTWXY]{5}-?){5}$')
@@ -81,7 +81,7 @@ class RecoveryTestCase(TOTPTestCase):
         for values in [{'done': defaults}, {}]:
             result = rpc.wizard('execute', session_id, values, 'done')
             self.assertFalse(
-                result['view']['defaults'].get('secret_recovery_codes'))
+                result['view']['defaults'].get('recovery_codes'))
         self.assertNotInDatabase(codes)
         for count, code in enumerate(reversed(codes)):
             self.assertEqual(self.left(user_id), 10 - count)
@@ -165,7 +165,7 @@ class RecoveryTestCase(TOTPTestCase):
 
     def new_codes(self, rpc, code):
         _, shown = rpc.overview('renew', code=code)
-        return shown['secret_recovery_codes'].splitlines()
+        return shown['recovery_codes'].splitlines()
 
     def test_new(self):
         "Test that new ones take a code and replace the old ones"

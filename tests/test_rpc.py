@@ -115,7 +115,7 @@ class HostileTestCase(TOTPTestCase):
                         ('start', 'confirm')]:
                     response = rpc.post(
                         'wizard.res.user.setup_totp.execute', session_id,
-                        {state: {'secret_code': code}}, button, {})
+                        {state: {'code': code}}, button, {})
                     self.assertNotIn(b'Traceback', response.data)
                     if response.status_code == 200:
                         error, _ = json.loads(response.data)['error']

@@ -292,8 +292,8 @@ class SetupTestCase(TOTPTestCase):
         session_id, start, _ = rpc.wizard('create')
         self.assertEqual(start, 'overview')
         for values in [
-                {}, {'start': {'secret': KEY, 'secret_code': self.code()}},
-                {'overview': {'secret_code': self.code()}}]:
+                {}, {'start': {'secret': KEY, 'code': self.code()}},
+                {'overview': {'code': self.code()}}]:
             self.assertRefused(
                 BLANK, rpc.wizard, 'execute', session_id, values, 'start')
             self.assertRefused(
@@ -512,9 +512,9 @@ class SetupTestCase(TOTPTestCase):
             login, user_id = self.user(key)
             rpc = self.client(login)
             session_id, shown = rpc.start_setup(code)
-            values = {'start': {**shown, 'secret_code': '123456'}}
+            values = {'start': {**shown, 'code': '123456'}}
             if key:
-                values['overview'] = {'secret_code': code}
+                values['overview'] = {'code': code}
                 rpc.wizard('execute', session_id, values, 'overview')
             else:
                 rpc.wizard('execute', session_id, values, 'start')

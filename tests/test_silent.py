@@ -93,7 +93,7 @@ class SilentTestCase(TOTPTestCase):
         for code in ['13579246', right_code(key, self.now)]:
             self.rpc.post(
                 'wizard.res.user.setup_totp.execute', session_id,
-                {'start': {**shown, 'secret_code': code}}, 'confirm', {})
+                {'start': {**shown, 'code': code}}, 'confirm', {})
         self.rpc.session = None
         self.rpc.login(login, password=PASSWORD)
         with self.assertRaises(Refused):

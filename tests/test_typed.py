@@ -312,7 +312,7 @@ class TypedTestCase(TOTPTestCase):
                 login, user_id = self.user(KEY)
                 _, shown = self.client(login).overview(
                     'renew', code=dict(forms(self.code()))[name])
-                self.assertTrue(shown['secret_recovery_codes'])
+                self.assertTrue(shown['recovery_codes'])
                 self.next()
                 self.client(login).turn_off(dict(forms(self.code()))[name])
                 self.next()
@@ -336,7 +336,7 @@ class TypedTestCase(TOTPTestCase):
                 self.assertEqual(self.answer(login, form(first)), user_id)
                 _, shown = self.client(login).overview(
                     'renew', code=form(second))
-                self.assertTrue(shown['secret_recovery_codes'])
+                self.assertTrue(shown['recovery_codes'])
 
     def test_set_totp_key(self):
         "Test that server code sets the key of a file as the file has it"

@@ -219,7 +219,7 @@ class UsedCodeTestCase(MailTestCase):
             _, shown = rpc.overview('renew', code=code)
         except Refused as refused:
             return refused.args[1][0]
-        self.assertTrue(shown['secret_recovery_codes'])
+        self.assertTrue(shown['recovery_codes'])
         return 'done'
 
     def test_authenticators(self):

@@ -194,7 +194,7 @@ class RPC:
         if button:
             result = self.wizard(
                 'execute', session_id,
-                {start: {'secret_code': code, **values}}, button)
+                {start: {'code': code, **values}}, button)
         view = result.get('view')
         return session_id, view['defaults'] if view else None
 
@@ -225,7 +225,7 @@ class RPC:
     def confirm_setup(self, session_id, shown, code=None, **values):
         return self.wizard(
             'execute', session_id,
-            {'start': {**shown, 'secret_code': code, **values}},
+            {'start': {**shown, 'code': code, **values}},
             'confirm')['view']['state']
 
     def set_up(self, now, code=None):
@@ -233,12 +233,12 @@ class RPC:
         session_id, shown = self.start_setup(code)
         code = right_code(shown['secret'], now)
         result = self.wizard(
-            'execute', session_id, {'start': {**shown, 'secret_code': code}},
+            'execute', session_id, {'start': {**shown, 'code': code}},
             'confirm')
         return (
             shown['secret'],
             result['view']['defaults'][
-                    'secret_recovery_codes'].splitlines())
+                    'recovery_codes'].splitlines())
 
 
 class TOTPTestCase(TestCase):
