@@ -484,6 +484,7 @@ class SetupTestCase(TOTPTestCase):
             view_id = ModelData.get_id('res', 'user_view_form')
         view = rpc.model('res.user', 'fields_view_get', view_id, 'form')
         self.assertIn('totp_enabled', view['fields'])
+        self.assertIn('totp_authenticators', view['fields'])
         self.assertNotIn('totp_secret', view['fields'])
 
     def test_logs(self):
