@@ -15,10 +15,11 @@ from trytond import backend
 from trytond.i18n import gettext
 from trytond.model import Index, ModelSQL, ModelView, fields
 from trytond.pool import Pool
-from trytond.report import get_email
+from trytond.report import Report, get_email
+from trytond.tools import timezone
 from trytond.tools.email_ import set_from_header
 from trytond.transaction import Transaction
-from trytond.url import host, is_secure
+from trytond.url import host, http_base, is_secure
 
 from . import clock, mailer, notice, settings
 
@@ -303,6 +304,26 @@ class UserTOTPEvent(ModelSQL, ModelView):
         time = clock.timestamp(clock.now()) - dt.timedelta(
             days=settings.get('event_retention'))
         cls.delete(cls.search([('time', '<', time)]))
+
+
+class TOTPEventEmail(Report):
+    __name__ = 'res.user.totp_event.email'
+
+    @classmethod
+    def get_context(cls, records, header, data):
+        pool = Pool()
+        Lang = pool.get('ir.lang')
+        context = super().get_context(records, header, data)
+        context['direction'] = Lang.get().direction
+        context['timezone'] = timezone.SERVER
+        database = Transaction().database.name
+        context['web_url'] = f"{http_base().rstrip('/')}/#{database}"
+        netloc = host()
+        if is_secure() and ':' not in netloc:
+            # The desktop client takes 8000 by default
+            netloc += ':443'
+        context['desktop_url'] = f'tryton://{netloc}/{database}'
+        return context
 
 
 def _has_worker():

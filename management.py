@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"What administrators see of a user's authenticators, and do to them"
+"What administrators see of the TOTP of other users, and do to it"
 
 from trytond.i18n import gettext
 from trytond.model import ModelView, fields
@@ -187,3 +187,158 @@ class RemoveTOTPAuthenticator(Wizard):
         User.remove_totp_authenticator_of(
             self.user, int(self.start.authenticator))
         return 'end'
+
+
+class ResetTOTPStart(ModelView):
+    __name__ = 'res.user.reset_totp.start'
+    __string__ = "Reset TOTP"
+
+    users = fields.Many2Many(
+        'res.user', None, None, "Users", readonly=True,
+        help="Those whose TOTP is reset.")
+    locked_out = fields.Many2Many(
+        'res.user', None, None, "Locked Out", readonly=True,
+        states={
+            'invisible': ~Eval('locked_out'),
+            },
+        help="Those who cannot log in without TOTP.")
+
+
+class SelectedUsersMixin:
+    "What administrators do to the users whom they select"
+
+    @classmethod
+    def check_access(cls):
+        pool = Pool()
+        User = pool.get('res.user')
+        super().check_access()
+        # Also where the context names another model, or no user
+        User.check_totp_management([])
+
+    @property
+    def users(self):
+        pool = Pool()
+        User = pool.get('res.user')
+        users = User.browse(Transaction().context.get('active_ids') or [])
+        User.check_totp_management(users)
+        return users
+
+
+class ResetTOTP(SelectedUsersMixin, Wizard):
+    "Take the TOTP away from the users selected"
+    __name__ = 'res.user.reset_totp'
+
+    start = StateView(
+        'res.user.reset_totp.start',
+        'authentication_totp.reset_totp_start_view_form', [
+            Button("Cancel", 'end', 'tryton-cancel', default=True),
+            Button("Reset", 'reset', 'tryton-ok'),
+            ])
+    reset = StateTransition()
+
+    def default_start(self, fields):
+        pool = Pool()
+        User = pool.get('res.user')
+        users = self.users
+        return {
+            'users': [u.id for u in users],
+            'locked_out': [
+                u.id for u in User.filter_locked_out_of_totp(users)],
+            }
+
+    def transition_reset(self):
+        pool = Pool()
+        User = pool.get('res.user')
+        User.reset_totp(self.users)
+        return 'end'
+
+
+class InvitedUsersMixin:
+    "Who gets an e-mail, and who gets none"
+    __slots__ = ()
+
+    users = fields.Many2Many(
+        'res.user', None, None, "Users", readonly=True,
+        help="Those who have no TOTP yet and an e-mail address.")
+    without_email = fields.Many2Many(
+        'res.user', None, None, "Without E-mail", readonly=True,
+        states={
+            'invisible': ~Eval('without_email'),
+            },
+        help="Those who have no e-mail address.")
+    bad_email = fields.Many2Many(
+        'res.user', None, None, "Wrong E-mail", readonly=True,
+        states={
+            'invisible': ~Eval('bad_email'),
+            },
+        help="Those whose e-mail address is not valid.")
+    already_invited = fields.Many2Many(
+        'res.user', None, None, "Already Invited", readonly=True,
+        states={
+            'invisible': ~Eval('already_invited'),
+            },
+        help="Those who were invited within the last hour.")
+
+
+class InviteTOTPStart(InvitedUsersMixin, ModelView):
+    __name__ = 'res.user.invite_totp.start'
+    __string__ = "Invite to Set up TOTP"
+
+
+class InviteTOTPDone(InvitedUsersMixin, ModelView):
+    __name__ = 'res.user.invite_totp.done'
+    __string__ = "Invited to Set up TOTP"
+
+
+class InviteTOTP(SelectedUsersMixin, Wizard):
+    "Ask the users selected by e-mail to set TOTP up"
+    __name__ = 'res.user.invite_totp'
+
+    start = StateView(
+        'res.user.invite_totp.start',
+        'authentication_totp.invite_totp_start_view_form', [
+            Button("Cancel", 'end', 'tryton-cancel'),
+            Button("Send", 'send', 'tryton-ok', default=True),
+            ])
+    send = StateTransition()
+    done = StateView(
+        'res.user.invite_totp.done',
+        'authentication_totp.invite_totp_done_view_form', [
+            Button("Close", 'end', 'tryton-close', default=True),
+            ])
+    sent = None
+
+    @property
+    def users(self):
+        return [u for u in super().users if not u.totp_enabled]
+
+    def _sort(self):
+        "Return the values of the lists of users."
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
+        users = self.users
+        untold = Event.untold(users, 'invited')
+
+        def ids(reason):
+            return [u.id for u in users if untold.get(u) == reason]
+        return {
+            'users': ids(None),
+            'without_email': ids('no_email'),
+            'bad_email': ids('bad_email'),
+            'already_invited': ids('told'),
+            }
+
+    def default_start(self, fields):
+        return self._sort()
+
+    def transition_send(self):
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
+        User = pool.get('res.user')
+        self.sent = self._sort()
+        Event.record(User.browse(self.sent['users']), 'invited')
+        return 'done'
+
+    def default_done(self, fields):
+        # Only Send leads here
+        return self.sent or {}

@@ -66,9 +66,11 @@ VIEWS = {
     'res.user.remove_totp_authenticator.start',
     'res.user.reset_totp.start',
     'res.user.setup_totp.authenticator',
+    'res.user.setup_totp.device',
     'res.user.setup_totp.done',
     'res.user.setup_totp.overview',
     'res.user.setup_totp.start',
+    'res.user.setup_totp.token',
     'res.user.totp_token.selection',
     }
 
