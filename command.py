@@ -329,7 +329,7 @@ def _reseal_tokens(User, ids):
 def _batches(ids):
     "Yield the ids in batches, with a bar if somebody looks at it."
     batches = [ids[i:i + _BATCH] for i in range(0, len(ids), _BATCH)]
-    if not sys.stderr.isatty():
+    if not (batches and sys.stderr.isatty()):
         yield from batches
         return
     try:
