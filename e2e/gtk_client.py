@@ -29,13 +29,14 @@ def see():
     return texts, entries
 
 
-def enter(name, value):
-    "Replace the text of the entry labelled name, and press Enter in it."
+def enter(name, value, confirm=True):
+    "Replace the text of the entry labelled name, and maybe press Enter in it."
     entry, = [
         widget for widget in find()
         if isinstance(widget, Atk.EditableText) and label(widget) == name]
     Atk.EditableText.set_text_contents(entry, value)
-    Atk.Action.do_action(entry, 0)
+    if confirm:
+        Atk.Action.do_action(entry, 0)
 
 
 def click(name):
@@ -44,6 +45,30 @@ def click(name):
         if widget.get_role() == Atk.Role.PUSH_BUTTON
         and widget.get_name() == name]
     Atk.Action.do_action(button, 0)
+
+
+def toggle(name):
+    "Check or uncheck the box labelled name."
+    box, = [
+        widget for widget in find()
+        if widget.get_role() == Atk.Role.CHECK_BOX and label(widget) == name]
+    Atk.Action.do_action(box, 0)
+
+
+def open_menu():
+    "Open the first entry of the menu."
+    tree, *_ = [
+        widget for window in Gtk.Window.list_toplevels()
+        if window.is_active() for widget in descendants(window)
+        if isinstance(widget, Gtk.TreeView)]
+    tree.row_activated(Gtk.TreePath.new_first(), tree.get_column(0))
+
+
+def descendants(widget):
+    yield widget
+    if isinstance(widget, Gtk.Container):
+        for child in widget.get_children():
+            yield from descendants(child)
 
 
 def close():
@@ -89,7 +114,8 @@ def answer(name, *args):
 
 
 FUNCTIONS = {
-    function.__name__: function for function in [see, enter, click, close]}
+    function.__name__: function
+    for function in [see, enter, click, toggle, open_menu, close]}
 
 # Out of the way of tooltips
 Gdk.Display.get_default().get_default_seat().get_pointer().warp(

@@ -179,7 +179,8 @@ class Sao:
         codes: whether recovery codes are shown
         """
         uri = self.scan()
-        expect(self.wizard.get_by_label("URI")).to_have_value(uri)
+        # An authenticator on the same screen opens it
+        expect(self.wizard.get_by_label("URI")).to_have_attribute('href', uri)
         authenticator = Authenticator(uri)
         expect(self.code).to_be_focused()
         self.page.keyboard.type(authenticator.code())

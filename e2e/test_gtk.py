@@ -36,6 +36,9 @@ lang = en
 # It asks the internet
 check_version = False
 """
+DONE = (
+    "TOTP is on. When you log in, you are asked\n"
+    "for a code after the password.")
 # Only a client that hangs takes so long
 TIMEOUT = 600
 
@@ -142,6 +145,22 @@ class GtkTestCase(unittest.TestCase):
         self.assertEqual(entries["URI:"], uri)
         return uri
 
+    def confirm(self, authenticator):
+        "Confirm the set-up, log in again and return the recovery codes."
+        self.do('enter', "Code:", authenticator.code())
+        entries = self.expect(DONE)
+        self.screenshot('wizard-done')
+        codes = [
+            text.split() for text in entries.values()
+            if RECOVERY_CODES.match(text)]
+        if codes:
+            self.do('toggle', "I have saved them:")
+        self.do('click', "Close")
+        # The wizard has ended the session
+        self.answer('ended', PASSWORD % 'alice', self.password)
+        self.answer('ended-code', CODE % 'alice', authenticator.next_code())
+        return codes[0] if codes else []
+
     def expect_menu(self):
         self.expect("Alice - Tryton", "Set up TOTP")
         self.screenshot('menu')
@@ -159,15 +178,27 @@ class GtkTestCase(unittest.TestCase):
             self.login()
             # The wizard opens by itself
             authenticator = Authenticator(self.expect_wizard('wizard'))
-            self.do('enter', "Code:", authenticator.code())
-            entries = self.expect("TOTP is on.")
-            self.screenshot('wizard-done')
-            self.assertTrue(any(map(RECOVERY_CODES.match, entries.values())))
+            codes = self.confirm(authenticator)
+            self.expect_menu()
+
+            # A new phone, and one more
+            self.do('open_menu')
+            self.expect("Replace All")
+            self.screenshot('overview')
+            self.do('enter', "Code:", codes[0], False)
+            self.do('click', "Replace All")
+            authenticator = Authenticator(self.expect_wizard('replace'))
+            self.confirm(authenticator)
+            self.do('open_menu')
+            self.expect("Replace All")
+            # Enter adds
+            self.do('enter', "Code:", authenticator.next_code())
+            tablet = Authenticator(self.expect_wizard('add'))
+            self.confirm(tablet)
+            self.do('open_menu')
+            self.expect("Replace All")
+            self.screenshot('overview-two')
             self.do('click', "Close")
-            # The wizard has ended the session
-            self.answer('ended', PASSWORD % 'alice', self.password)
-            self.answer(
-                'ended-code', CODE % 'alice', authenticator.next_code())
             self.expect_menu()
 
         with self.client():

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from demo.demo import ROOT
 
-from .common import CODE_WRONG, new_server
+from .common import CODE_WRONG, RECOVERY_CODES, new_server
 from .sao import Sao, chromium
 
 TOOLS = ROOT / '.e2e'
@@ -20,7 +20,8 @@ CODE_USED = (
     "The code was already used. Wait for the next one and enter it.")
 EVENTS = [
     "TOTP was set up", "A used code was entered again",
-    "The TOTP key was replaced"]
+    "The TOTP key was replaced", "An authenticator was added",
+    "An authenticator was removed", "TOTP was turned off"]
 
 
 class SaoTestCase(unittest.TestCase):
@@ -54,8 +55,48 @@ class SaoTestCase(unittest.TestCase):
         sao.answer_code(code, 'code')
         sao.answer_code(authenticator.wrong_code(), 'used', CODE_USED)
         sao.answer_code(authenticator.next_code(), 'wrong', CODE_WRONG)
-        sao.answer_ended_session(sao.set_up(authenticator))
+        # A new phone
+        sao.overview()
+        sao.press("Replace All", authenticator.next_code())
+        authenticator = sao.set_up()
+        sao.answer_ended_session(authenticator)
         sao.menu()
+        # One more
+        sao.overview()
+        sao.press("Add", authenticator.next_code())
+        tablet = sao.set_up(codes=False)
+        sao.answer_ended_session(tablet)
+        sao.overview()
+        sao.press(
+            "Rename", authenticator.next_code(),
+            authenticator="Authenticator 2", name="Tablet")
+        expect(sao.wizard.locator('td').get_by_text("Tablet")).to_be_visible()
+        expect(sao.code).to_have_value('')
+        # The names to choose from are the new ones
+        sao.press(
+            "Remove", authenticator.next_code(), authenticator="Tablet")
+        sao.answer_password('alice', 'ended')
+        sao.answer_code(authenticator.next_code(), 'ended-code')
+        sao.screenshot('removed')
+        sao.page.reload()
+        sao.overview()
+        sao.press("New Recovery Codes", authenticator.next_code())
+        expect(sao.recovery_codes).to_have_value(RECOVERY_CODES)
+        sao.screenshot('recovery-codes')
+        code = sao.recovery_codes.input_value().split()[0]
+        sao.close()
+        expect(sao.wizard).to_be_hidden()
+        # A phone that is lost, by keyboard alone
+        sao.overview()
+        sao.press("Turn off TOTP", code)
+        warning = sao.page.locator('.modal').filter(
+            has_text="You will log in with the password alone")
+        expect(warning).to_be_visible()
+        sao.screenshot('turn-off-warning')
+        sao.click(warning, "Yes")
+        sao.answer_password('alice', 'ended')
+        expect(sao.qr_code).to_be_visible()
+        sao.page.reload()
         sao.logout()
 
         sao.login('admin')
