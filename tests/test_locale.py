@@ -61,9 +61,27 @@ class LocaleTestCase(TOTPTestCase):
     def test_placeholders(self):
         "Test that a translation holds the placeholders of its source"
         for entry in self.entries():
-            self.assertEqual(
-                *(sorted(re.findall(r'%\(\w+\)s|%', text))
-                    for text in [entry.msgid, entry.msgstr]))
+            for translated in entry.msgstr_plural.values() or [entry.msgstr]:
+                self.assertEqual(
+                    *(sorted(re.findall(r'%\(\w+\)s|%', text))
+                        for text in [entry.msgid, translated]))
+
+    def test_plurals(self):
+        "Test that a text with a number has each form of the language"
+        with self.transaction():
+            Lang = Pool().get('ir.lang')
+            numbers = {
+                lang.code: lang.nplurals for lang in Lang.search([])}
+        count = 0
+        for language in self.languages:
+            for entry in self.file(language):
+                if entry.msgid_plural:
+                    with self.subTest(language=language, text=entry.msgid):
+                        self.assertEqual(
+                            list(entry.msgstr_plural),
+                            list(range(numbers[language])))
+                        count += 1
+        self.assertTrue(count)
 
     def test_lines(self):
         "Test that no line of a view is cut off on a small screen"
