@@ -39,6 +39,7 @@ class UserTOTPRecoveryCode(ModelSQL):
     def renew(cls, user_id):
         "Return new recovery codes of the user, which replace the old ones."
         cls.clear([user_id])
+        cls._drop_notification(user_id)
         codes = [
             totp.new_recovery_code()
             for _ in range(settings.get('recovery_codes'))]
@@ -106,6 +107,7 @@ class UserTOTPRecoveryCode(ModelSQL):
         User = pool.get('res.user')
         user = User(user_id)
         Event.record([user], 'recovered')
+        cls._drop_notification(user_id)
         left = cls.count([user_id])[user_id]
         if left <= _FEW:
             language = user.language.code if user.language else None
@@ -114,12 +116,31 @@ class UserTOTPRecoveryCode(ModelSQL):
                             'user': user_id,
                             'label': gettext(
                                 'authentication_totp'
-                                '.msg_totp_few_recovery_codes_label'),
-                            'description': gettext(
-                                'authentication_totp'
                                 '.msg_totp_few_recovery_codes', left=left),
                             'icon': 'tryton-warning',
+                            'action': cls._get_action(),
+                            # Without it the clients do not open the wizard
+                            'action_value': '{}',
                             }])
+
+    @classmethod
+    def _drop_notification(cls, user_id):
+        "Delete the notification that few recovery codes are left."
+        pool = Pool()
+        Notification = pool.get('res.notification')
+        Notification.delete(Notification.search([
+                    ('user', '=', user_id),
+                    ('action', '=', cls._get_action()),
+                    ]))
+
+    @classmethod
+    def _get_action(cls):
+        "Return the id of the action that makes new recovery codes."
+        pool = Pool()
+        Action = pool.get('ir.action')
+        ModelData = pool.get('ir.model.data')
+        return Action.get_action_id(
+            ModelData.get_id('authentication_totp', 'wizard_setup_totp'))
 
 
 class UserTOTPGuess(metaclass=PoolMeta):

@@ -81,11 +81,10 @@ class ForgottenTestCase(DevicesTestCase):
     def test_replaced(self):
         "Test that the wizard forgets them"
         self.now += 30
-        session_id, shown = self.rpc.start_setup()
+        session_id, shown = self.rpc.start_setup(self.code())
         self.assertEqual(
             self.rpc.confirm_setup(
-                session_id, shown, current_code=self.code(),
-                code=right_code(shown['secret'], self.now)), 'done')
+                session_id, shown, code=right_code(shown['secret'], self.now)), 'done')
         self.assertForgotten()
 
     def test_authenticator_removed(self):

@@ -450,7 +450,9 @@ class OverviewTestCase(TOTPTestCase):
     def execute(self, session_id, state, button, sent, values):
         "Send the values as sao does, note the secret ones, return the next"
         for name in ['secret', 'code', 'recovery_codes']:
-            sent += str(values.get(name) or '').split()[:1]
+            # Of the page with the list it is how many are left
+            if isinstance(values.get(name), str):
+                sent += values[name].split()[:1]
         sent += [values[name] for name in ['secret_uri'] if name in values]
         values = dict(sorted({**values, 'id': -1}.items()))
         values.pop('authenticators', None)

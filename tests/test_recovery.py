@@ -233,17 +233,23 @@ class RecoveryTestCase(TOTPTestCase):
             with self.transaction():
                 Notification = Pool().get('res.notification')
                 notifications.append([
-                        n.description for n in Notification.search(
+                        n.label for n in Notification.search(
                             [('user', '=', user_id)])])
             self.now += 3600
         self.assertEqual(
-            [len(n) for n in notifications], [0, 0, 0, 0, 0, 0, 1, 2])
+            [len(n) for n in notifications], [0, 0, 0, 0, 0, 0, 1, 1])
         self.assertEqual(
-            notifications[-1][0],
-            'Recovery codes left: 2. '
-            'Make new ones: "Set up TOTP" in the menu.')
+            notifications[-1], ["Recovery codes left: 2. Make new ones."])
         self.assertEqual(
             self.events(user_id), ['set_up'] + ['recovered'] * 8)
+        with self.transaction(user_id):
+            pool = Pool()
+            Notification = pool.get('res.notification')
+            notification, = Notification.get()
+            self.assertEqual(
+                notification['action']['wiz_name'], 'res.user.setup_totp')
+            pool.get('res.user.totp_recovery_code').renew(user_id)
+            self.assertEqual(Notification.get(), [])
 
     @given(st.one_of(
             st.none(), st.integers(), st.text(), st.binary(),

@@ -823,10 +823,9 @@ class UseTestCase(TokensTestCase):
         self.now += 30
         with self.transaction(user_id):
             user = Pool().get('res.user')(user_id)
-            key = user.start_totp_setup().text
-            user.finish_totp_setup(
-                right_code(key, self.now), code_of(SEEDS[0], self.now),
-                replaces=True)
+            key = user.start_totp_setup(
+                code_of(SEEDS[0], self.now), replaces=True).text
+            user.finish_totp_setup(right_code(key, self.now))
         self.assertEqual(self.state(id_), ('assigned', user_id))
         self.now += 30
         self.assertIsNone(
