@@ -75,8 +75,8 @@ class ResetTestCase(CommandMixin, MailTestCase):
                 with self.transaction():
                     User = Pool().get('res.user')
                     for user_id in self.users:
-                        User(user_id).start_totp_setup()
                         User(user_id).set_totp_key(KEY)
+                        User(user_id).start_totp_setup(self.code())
                 self.set_keys(*key)
                 self.assertDone('reset', '--all', '--yes')
                 self.assertEqual(self.enabled(), [False] * 5)

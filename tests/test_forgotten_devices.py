@@ -84,7 +84,9 @@ class ForgottenTestCase(DevicesTestCase):
         session_id, shown = self.rpc.start_setup(self.code())
         self.assertEqual(
             self.rpc.confirm_setup(
-                session_id, shown, code=right_code(shown['secret'], self.now)), 'done')
+                session_id, shown,
+                code=right_code(shown['secret'], self.now)),
+            'done')
         self.assertForgotten()
 
     def test_authenticator_removed(self):
