@@ -78,10 +78,10 @@ class SetupTOTPStart(ModelView):
     __name__ = 'res.user.setup_totp.start'
     __string__ = "Set up TOTP"
 
-    notice = fields.Text(
-        "Notice", readonly=True,
+    again = fields.Boolean(
+        "Again", readonly=True,
         states={
-            'invisible': ~Eval('notice'),
+            'invisible': True,
             })
     secret_qr_code = fields.Binary(
         "QR Code", readonly=True,
@@ -116,6 +116,14 @@ class SetupTOTPStart(ModelView):
         "Issuer", readonly=True,
         help="The name of the service in your authenticator.")
 
+    @classmethod
+    def view_attributes(cls):
+        return super().view_attributes() + [
+            ('/form/label[@id="again"]', 'states', {
+                    'invisible': ~Eval('again'),
+                    }),
+            ]
+
 
 class SetupTOTPDone(ModelView):
     __name__ = 'res.user.setup_totp.done'
@@ -123,6 +131,18 @@ class SetupTOTPDone(ModelView):
 
     secret_recovery_codes = fields.Text(
         "Recovery Codes", readonly=True,
+        states={
+            'invisible': True,
+            })
+    # On a phone the web client shows five lines of a text
+    secret_recovery_codes_left = fields.Text(
+        "Recovery Codes", readonly=True,
+        states={
+            'invisible': ~Eval('secret_recovery_codes'),
+            },
+        help="Each can be used once instead of a code.")
+    secret_recovery_codes_right = fields.Text(
+        "More Recovery Codes", readonly=True,
         states={
             'invisible': ~Eval('secret_recovery_codes'),
             },
@@ -255,7 +275,8 @@ class SetupTOTP(Wizard):
         if [a['number'] for a in user.totp_authenticators()] == [number]:
             return self.transition_turn_off()
         user.remove_totp_authenticator(number, self.overview.secret_code)
-        return 'overview'
+        # It has ended the session, so another page could not be filled in
+        return 'end'
 
     def _get_number(self):
         try:
@@ -288,8 +309,7 @@ class SetupTOTP(Wizard):
         account = user.totp_new_account
         uri = secret.uri(account, user.totp_issuer, settings.get('image'))
         return {
-            'notice': gettext('authentication_totp.msg_totp_started_again')
-            if self._again else None,
+            'again': self._again,
             'account': account,
             'issuer': user.totp_issuer,
             'name': user.totp_new_name(self._replaces),
@@ -322,6 +342,7 @@ class SetupTOTP(Wizard):
         if not self._recovery_codes:
             return {}
         codes = '\n'.join(self._recovery_codes)
+        half = (len(self._recovery_codes) + 1) // 2
         user = self._get_user()
         head = gettext(
             'authentication_totp.msg_totp_recovery_codes_file',
@@ -329,6 +350,10 @@ class SetupTOTP(Wizard):
         date = clock.timestamp(clock.now()).date()
         return {
             'secret_recovery_codes': codes,
+            'secret_recovery_codes_left': '\n'.join(
+                self._recovery_codes[:half]),
+            'secret_recovery_codes_right': '\n'.join(
+                self._recovery_codes[half:]),
             'recovery_codes_file': f'{head}\n\n{codes}\n'.encode(),
             'recovery_codes_name': slugify(
                 f'recovery-codes-{user.totp_account}-{date}') + '.txt',
