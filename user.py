@@ -120,10 +120,16 @@ class SetupTOTPStart(ModelView):
     __name__ = 'res.user.setup_totp.start'
     __string__ = "Set up TOTP"
 
-    notice = fields.Text(
-        "Notice", readonly=True,
+    required_from = fields.Date(
+        "Required From", readonly=True,
         states={
-            'invisible': ~Eval('notice'),
+            'invisible': ~Eval('required_from'),
+            },
+        help="From this day on you cannot log in without TOTP.")
+    again = fields.Boolean(
+        "Again", readonly=True,
+        states={
+            'invisible': True,
             })
     secret_qr_code = fields.Binary(
         "QR Code", readonly=True,
@@ -158,6 +164,14 @@ class SetupTOTPStart(ModelView):
         "Issuer", readonly=True,
         help="The name of the service in your authenticator.")
 
+    @classmethod
+    def view_attributes(cls):
+        return super().view_attributes() + [
+            ('/form/label[@id="again"]', 'states', {
+                    'invisible': ~Eval('again'),
+                    }),
+            ]
+
 
 class SetupTOTPDone(ModelView):
     __name__ = 'res.user.setup_totp.done'
@@ -165,6 +179,18 @@ class SetupTOTPDone(ModelView):
 
     recovery_codes = fields.Text(
         "Recovery Codes", readonly=True,
+        states={
+            'invisible': True,
+            })
+    # On a phone the web client shows five lines of a text
+    recovery_codes_left = fields.Text(
+        "Recovery Codes", readonly=True,
+        states={
+            'invisible': ~Eval('recovery_codes'),
+            },
+        help="Each can be used once instead of a code.")
+    recovery_codes_right = fields.Text(
+        "More Recovery Codes", readonly=True,
         states={
             'invisible': ~Eval('recovery_codes'),
             },
@@ -339,7 +365,8 @@ class SetupTOTP(Wizard):
         if [a['number'] for a in user.list_totp_authenticators()] == [number]:
             return self.transition_turn_off()
         user.remove_totp_authenticator(number, self.overview.code)
-        return 'overview'
+        # It has ended the session, so another page could not be filled in
+        return 'end'
 
     def _get_number(self):
         try:
@@ -394,8 +421,9 @@ class SetupTOTP(Wizard):
         account = user.totp_new_account
         uri = secret.uri(account, user.totp_issuer, settings.get('image'))
         return {
-            'notice': gettext('authentication_totp.msg_totp_started_again')
-            if self._again else None,
+            'required_from': (
+                None if user.totp_enabled else user.totp_mandatory_from),
+            'again': self._again,
             'account': account,
             'issuer': user.totp_issuer,
             'name': user.totp_new_name(self._replaces),
@@ -431,12 +459,17 @@ class SetupTOTP(Wizard):
         if not self._recovery_codes:
             return {}
         codes = '\n'.join(self._recovery_codes)
+        half = (len(self._recovery_codes) + 1) // 2
         head = gettext(
             'authentication_totp.msg_totp_recovery_codes_file',
             account=user.totp_account, issuer=user.totp_issuer)
         date = clock.timestamp(clock.now()).date()
         return {
             'recovery_codes': codes,
+            'recovery_codes_left': '\n'.join(
+                self._recovery_codes[:half]),
+            'recovery_codes_right': '\n'.join(
+                self._recovery_codes[half:]),
             'recovery_codes_file': f'{head}\n\n{codes}\n'.encode(),
             'recovery_codes_name': slugify(
                 f'recovery-codes-{user.totp_account}-{date}') + '.txt',

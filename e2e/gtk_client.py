@@ -14,6 +14,7 @@ import traceback
 from threading import Thread
 
 from tryton.client import main  # It chooses the version of GTK
+from tryton.gui.window import Window
 
 from gi.repository import Atk, Gdk, Gio, GLib, Gtk  # isort: skip
 
@@ -55,20 +56,9 @@ def toggle(name):
     Atk.Action.do_action(box, 0)
 
 
-def open_menu():
-    "Open the first entry of the menu."
-    tree, *_ = [
-        widget for window in Gtk.Window.list_toplevels()
-        if window.is_active() for widget in descendants(window)
-        if isinstance(widget, Gtk.TreeView)]
-    tree.row_activated(Gtk.TreePath.new_first(), tree.get_column(0))
-
-
-def descendants(widget):
-    yield widget
-    if isinstance(widget, Gtk.Container):
-        for child in widget.get_children():
-            yield from descendants(child)
+def open_wizard(model, name):
+    "Open the wizard as its entry in the menu does."
+    Window.create_wizard(model, {}, name=name)
 
 
 def close():
@@ -115,7 +105,7 @@ def answer(name, *args):
 
 FUNCTIONS = {
     function.__name__: function
-    for function in [see, enter, click, toggle, open_menu, close]}
+    for function in [see, enter, click, toggle, open_wizard, close]}
 
 # Out of the way of tooltips
 Gdk.Display.get_default().get_default_seat().get_pointer().warp(

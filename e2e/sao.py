@@ -188,15 +188,23 @@ class Sao:
         self.page.keyboard.press('Enter')
         expect(self.wizard.get_by_text("TOTP is on.")).to_be_visible()
         if codes:
-            expect(self.recovery_codes).to_have_value(RECOVERY_CODES)
+            self.read_recovery_codes()
         self.screenshot('wizard-done')
         if close:
             self.close(codes)
         return authenticator
 
-    @property
-    def recovery_codes(self):
-        return self.wizard.locator('textarea')
+    def read_recovery_codes(self):
+        "Return those that the wizard shows, in two columns."
+        columns = self.wizard.locator('textarea:visible')
+        expect(columns).to_have_count(2)
+        for column in columns.all():
+            expect(column).to_have_value(RECOVERY_CODES)
+            # Nobody must scroll to see them all
+            assert column.evaluate('e => e.scrollHeight <= e.clientHeight + 2')
+        return [
+            code for column in columns.all()
+            for code in column.input_value().split()]
 
     def close(self, codes=True):
         "Close the page with the recovery codes, once they are saved."

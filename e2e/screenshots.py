@@ -17,7 +17,7 @@ DATA = TOOLS / 'data'
 LOOKS = TOOLS / 'looks'
 MANUAL = ROOT / 'doc' / 'images'
 LANGUAGES = ['en', 'de', 'es', 'fa']
-WIDTHS = [1280, 360]
+WIDTHS = [1280, 390]
 SHARP = 2
 
 
@@ -88,12 +88,11 @@ def take(browser, server):
     shot(sao, 'setup_totp', sao.wizard)
     authenticator = sao.set_up(close=False)
     shot(sao, 'setup_totp_done', sao.wizard)
-    sao.click(sao.wizard, "Close")
+    sao.close()
     sao.answer_ended_session(authenticator)
-    sao.menu("New Recovery Codes").click()
-    expect(sao.wizard.get_by_label("Code:")).to_be_visible()
-    shot(sao, 'new_recovery_codes', sao.wizard)
-    sao.click(sao.wizard, "Cancel")
+    sao.overview()
+    shot(sao, 'setup_totp_overview', sao.wizard)
+    sao.click(sao.wizard, "Close")
     preferences = sao.page.locator('.modal').filter(has_text="Preferences")
     sao.page.evaluate('Sao.preferences()')
     expect(preferences.get_by_label("TOTP Recovery Codes:")).to_be_visible()

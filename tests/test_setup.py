@@ -24,9 +24,6 @@ from .tools import (
 EXPIRED = (
     "The new key is no longer valid. "
     "Close the wizard, start it again and scan the new QR code.")
-AGAIN = (
-    "This is a new key. "
-    "Delete the entry that you added a moment ago from your authenticator.")
 ANOTHER = "Another user started this wizard. Close it and start it again."
 
 
@@ -260,8 +257,8 @@ class SetupTestCase(TOTPTestCase):
         session_id, shown = rpc.start_setup()
         _, again = rpc.start_setup()
         self.assertNotEqual(shown['secret'], again['secret'])
-        self.assertIsNone(shown['notice'])
-        self.assertEqual(again['notice'], AGAIN)
+        self.assertFalse(shown['again'])
+        self.assertTrue(again['again'])
         self.assertRefused(
             WRONG_NEW, rpc.confirm_setup, session_id, shown,
             code=right_code(shown['secret'], self.now))
@@ -274,7 +271,7 @@ class SetupTestCase(TOTPTestCase):
         chosen = {
             'secret': KEY,
             'secret_uri': f'otpauth://totp/x?secret={KEY}',
-            'account': 'x', 'issuer': 'x', 'notice': 'x',
+            'account': 'x', 'issuer': 'x', 'again': False,
             'code': self.code()}
         self.assertRefused(
             WRONG_NEW, rpc.confirm_setup, session_id, shown, **chosen)
