@@ -2,6 +2,8 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
+import datetime as dt
+
 from trytond.pool import Pool
 
 from .test_devices import DevicesTestCase
@@ -283,3 +285,25 @@ class TokenPageTestCase(WizardMixin, TOTPTestCase):
                 a['name'] for a in Pool().get('res.user')(
                     user_id).list_totp_authenticators()]
         self.assertEqual(names, ['Authenticator', f'Token {serial}'])
+
+
+class RequiredPageTestCase(WizardMixin, TOTPTestCase):
+    "Test that the wizard says from when on TOTP is required"
+    authentications = 'password+totp?no_totp_secret'
+
+    def test_day(self):
+        "Test the day that the page of a new key shows"
+        login, user_id = self.user()
+        day = dt.date(2033, 6, 1)
+        for required, expected in [(False, None), (True, day)]:
+            with self.transaction():
+                User = Pool().get('res.user')
+                User.write([User(user_id)], {
+                        'totp_required': required,
+                        'totp_required_from': day,
+                        })
+            rpc = RPC()
+            rpc.login(login, password=PASSWORD)
+            self.assertTrue(self.opens(rpc))
+            _, shown = rpc.overview()
+            self.assertEqual(shown['required_from'], expected)
