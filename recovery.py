@@ -128,10 +128,13 @@ class UserTOTPRecoveryCode(ModelSQL):
         "Delete the notification that few recovery codes are left."
         pool = Pool()
         Notification = pool.get('res.notification')
-        Notification.delete(Notification.search([
-                    ('user', '=', user_id),
-                    ('action', '=', cls._get_action()),
-                    ]))
+        notifications = Notification.search([
+                ('user', '=', user_id),
+                ('action', '=', cls._get_action()),
+                ])
+        # Tryton fails to delete none of them
+        if notifications:
+            Notification.delete(notifications)
 
     @classmethod
     def _get_action(cls):
