@@ -163,6 +163,7 @@ class GtkTestCase(unittest.TestCase):
         self.screenshot('wizard-done')
         if codes:
             self.do('toggle', "I have saved them:")
+            self.screenshot('saved')
         self.do('click', "Close")
         # The wizard has ended the session
         self.answer('ended', PASSWORD % 'alice', self.password)

@@ -13,7 +13,7 @@ from trytond.tests.test_tryton import DB_NAME
 
 from .tools import (
     KEY, LOCKED, PASSWORD, REFUSED, RPC, USED, WAIT, WRONG, Refused,
-    TOTPTestCase, right_code)
+    TOTPTestCase)
 
 
 def in_words(seconds):
@@ -163,7 +163,8 @@ class GuessingTestCase(TOTPTestCase):
                 session_id, _ = rpc.overview()
                 rpc.post(
                     'wizard.res.user.setup_totp.execute', session_id,
-                    {'overview': {'secret_code': self.code(95)}}, 'add', context)
+                    {'overview': {'secret_code': self.code(95)}}, 'add',
+                    context)
                 self.assertEqual(self.failures(user_id), i)
                 self.now += 3600
 

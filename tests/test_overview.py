@@ -211,7 +211,8 @@ class OverviewTestCase(TOTPTestCase):
             'execute', session_id, {'start': {
                     'secret_code': right_code(shown['secret'], self.now)}},
             'confirm')
-        codes = result['view']['defaults']['secret_recovery_codes'].splitlines()
+        codes = result['view']['defaults'][
+            'secret_recovery_codes'].splitlines()
         self.assertEqual(len(codes), 10)
         self.assertTrue(self.logs_in(codes[0]))
 
@@ -237,10 +238,12 @@ class OverviewTestCase(TOTPTestCase):
         self.assertEqual(self.names(), ["Authenticator", "Tablet"])
         key = shown['secret']
         result = self.rpc.wizard(
-            'execute', session_id,
-            {'start': {**shown, 'secret_code': right_code(key, self.now)}}, 'confirm')
+            'execute', session_id, {'start': {
+                    **shown, 'secret_code': right_code(key, self.now)}},
+            'confirm')
         self.assertEqual(result['view']['state'], 'done')
-        codes = result['view']['defaults']['secret_recovery_codes'].splitlines()
+        codes = result['view']['defaults'][
+            'secret_recovery_codes'].splitlines()
         self.assertEqual(len(codes), 10)
         self.assertEqual(len(self.names()), 1)
         self.now += 30
