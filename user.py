@@ -177,28 +177,27 @@ class SetupTOTPDone(ModelView):
     __name__ = 'res.user.setup_totp.done'
     __string__ = "Recovery Codes"
 
-    recovery_codes = fields.Text(
-        "Recovery Codes", readonly=True,
-        states={
-            'invisible': True,
-            })
+    # Not in the view, so that what the client sends back is short: trytond
+    # answers a compressed request of an ended session with an error, and the
+    # desktop client compresses more than 1400 bytes
+    recovery_codes = fields.Text("Recovery Codes", readonly=True)
     # On a phone the web client shows five lines of a text
     recovery_codes_left = fields.Text(
         "Recovery Codes", readonly=True,
         states={
-            'invisible': ~Eval('recovery_codes'),
+            'invisible': ~Eval('recovery_codes_left'),
             },
         help="Each can be used once instead of a code.")
     recovery_codes_right = fields.Text(
         "More Recovery Codes", readonly=True,
         states={
-            'invisible': ~Eval('recovery_codes'),
+            'invisible': ~Eval('recovery_codes_left'),
             },
         help="Each can be used once instead of a code.")
     recovery_codes_file = fields.Binary(
         "Download", filename='recovery_codes_name', readonly=True,
         states={
-            'invisible': ~Eval('recovery_codes'),
+            'invisible': ~Eval('recovery_codes_left'),
             },
         help="The same codes as a text file, to save or to print.")
     recovery_codes_name = fields.Char(
@@ -209,7 +208,7 @@ class SetupTOTPDone(ModelView):
     saved = fields.Boolean(
         "I have saved them",
         states={
-            'invisible': ~Eval('recovery_codes'),
+            'invisible': ~Eval('recovery_codes_left'),
             },
         help="They are not shown again.")
 
@@ -274,7 +273,7 @@ class SetupTOTP(Wizard):
             Button(
                 "Close", 'close', 'tryton-close', default=True, states={
                     'readonly': (
-                        Eval('recovery_codes')
+                        Eval('recovery_codes_left')
                         & ~Eval('saved', False)),
                     }),
             ])

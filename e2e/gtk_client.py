@@ -24,7 +24,11 @@ def see():
     texts, entries = [], {}
     for widget in find():
         if isinstance(widget, Atk.EditableText):
-            entries[label(widget)] = Atk.Text.get_text(widget, 0, -1)
+            name = label(widget)
+            while name in entries:
+                # One of several without a label
+                name += ' '
+            entries[name] = Atk.Text.get_text(widget, 0, -1)
         else:
             texts.append(widget.get_name())
     return texts, entries

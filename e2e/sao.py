@@ -144,8 +144,12 @@ class Sao:
     def scan(self):
         "Return the URI of the QR code that the wizard shows."
         expect(self.qr_code).to_be_visible()
-        return zxingcpp.read_barcode(
-            Image.open(self.screenshot('wizard'))).text
+        self.page.wait_for_load_state('networkidle')
+        while not (barcode := zxingcpp.read_barcode(
+                    Image.open(self.screenshot('wizard')))):
+            # The browser may still draw
+            self.page.wait_for_timeout(200)
+        return barcode.text
 
     @property
     def code(self):

@@ -324,9 +324,8 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
         login, user_id = self.user(KEY)
         for replaces in [False, True]:
             results = at_once(
-                lambda code, replaces=replaces: self.call(
-                    user_id, 'start_totp_setup', code, replaces=replaces),
-                [self.code()] * 16)
+                lambda args: self.call(user_id, 'start_totp_setup', *args),
+                [(self.code(), replaces)] * 16)
             self.assertEqual(
                 sum(isinstance(r, totp.Secret) for r in results), 1)
             self.assertEqual(
