@@ -177,27 +177,19 @@ class SetupTOTPDone(ModelView):
     __name__ = 'res.user.setup_totp.done'
     __string__ = "Recovery Codes"
 
-    # Not in the view, so that what the client sends back is short: trytond
-    # answers a compressed request of an ended session with an error, and the
-    # desktop client compresses more than 1400 bytes
-    recovery_codes = fields.Text("Recovery Codes", readonly=True)
-    # On a phone the web client shows five lines of a text
-    recovery_codes_left = fields.Text(
+    # The client sends all of it back. It must be short: trytond answers a
+    # compressed request of an ended session with an error, and the desktop
+    # client compresses more than 1400 bytes.
+    recovery_codes = fields.Text(
         "Recovery Codes", readonly=True,
         states={
-            'invisible': ~Eval('recovery_codes_left'),
-            },
-        help="Each can be used once instead of a code.")
-    recovery_codes_right = fields.Text(
-        "More Recovery Codes", readonly=True,
-        states={
-            'invisible': ~Eval('recovery_codes_left'),
+            'invisible': ~Eval('recovery_codes'),
             },
         help="Each can be used once instead of a code.")
     recovery_codes_file = fields.Binary(
         "Download", filename='recovery_codes_name', readonly=True,
         states={
-            'invisible': ~Eval('recovery_codes_left'),
+            'invisible': ~Eval('recovery_codes'),
             },
         help="The same codes as a text file, to save or to print.")
     recovery_codes_name = fields.Char(
@@ -208,7 +200,7 @@ class SetupTOTPDone(ModelView):
     saved = fields.Boolean(
         "I have saved them",
         states={
-            'invisible': ~Eval('recovery_codes_left'),
+            'invisible': ~Eval('recovery_codes'),
             },
         help="They are not shown again.")
 
@@ -273,7 +265,7 @@ class SetupTOTP(Wizard):
             Button(
                 "Close", 'close', 'tryton-close', default=True, states={
                     'readonly': (
-                        Eval('recovery_codes_left')
+                        Eval('recovery_codes')
                         & ~Eval('saved', False)),
                     }),
             ])
@@ -458,17 +450,12 @@ class SetupTOTP(Wizard):
         if not self._recovery_codes:
             return {}
         codes = '\n'.join(self._recovery_codes)
-        half = (len(self._recovery_codes) + 1) // 2
         head = gettext(
             'authentication_totp.msg_totp_recovery_codes_file',
             account=user.totp_account, issuer=user.totp_issuer)
         date = clock.timestamp(clock.now()).date()
         return {
             'recovery_codes': codes,
-            'recovery_codes_left': '\n'.join(
-                self._recovery_codes[:half]),
-            'recovery_codes_right': '\n'.join(
-                self._recovery_codes[half:]),
             'recovery_codes_file': f'{head}\n\n{codes}\n'.encode(),
             'recovery_codes_name': slugify(
                 f'recovery-codes-{user.totp_account}-{date}') + '.txt',

@@ -17,7 +17,7 @@ CODE = (
 CODE_WRONG = (
     "The code is wrong. Enter the code that your authenticator shows now.")
 PERIOD = 30
-RECOVERY_CODES = re.compile(r'^(([0-9A-Z]{5}-?){5}\n?){5}$')
+RECOVERY_CODES = re.compile(r'^(([0-9A-Z]{5}-?){5}\n?){10}$')
 
 
 def new_server(tools, data, *folders, **options):

@@ -199,16 +199,13 @@ class Sao:
         return authenticator
 
     def read_recovery_codes(self):
-        "Return those that the wizard shows, in two columns."
-        columns = self.wizard.locator('textarea:visible')
-        expect(columns).to_have_count(2)
-        for column in columns.all():
-            expect(column).to_have_value(RECOVERY_CODES)
-            # Nobody must scroll to see them all
-            assert column.evaluate('e => e.scrollHeight <= e.clientHeight + 2')
-        return [
-            code for column in columns.all()
-            for code in column.input_value().split()]
+        "Return those that the wizard shows."
+        codes = self.wizard.locator('textarea:visible')
+        expect(codes).to_have_count(1)
+        expect(codes).to_have_value(RECOVERY_CODES)
+        # Nobody must scroll to see them all
+        assert codes.evaluate('e => e.scrollHeight <= e.clientHeight + 2')
+        return codes.input_value().split()
 
     def close(self, codes=True):
         "Close the page with the recovery codes, once they are saved."

@@ -181,24 +181,7 @@ class RPC:
         return self.call(f'model.{model}.{method}', *params, {})
 
     def wizard(self, method, *params):
-        """Call the method of the wizard
-
-        The recovery codes shown in two columns are also there in one piece.
-        """
-        name = 'recovery_codes'
-        if method == 'execute':
-            session_id, data, state = params
-            params = session_id, {
-                key: {n: v for n, v in values.items() if n != name}
-                for key, values in data.items()}, state
-        result = self.call(f'wizard.res.user.setup_totp.{method}', *params, {})
-        if method == 'execute' and (view := result.get('view')):
-            columns = [
-                view['defaults'].get(f'{name}_{side}')
-                for side in ['left', 'right']]
-            if any(columns):
-                view['defaults'][name] = '\n'.join(columns)
-        return result
+        return self.call(f'wizard.res.user.setup_totp.{method}', *params, {})
 
     def overview(self, button=None, code=None, **values):
         """Open the overview, enter the code and press the button
