@@ -19,7 +19,7 @@ SCREENSHOTS = TOOLS / 'screenshots'
 CODE_USED = (
     "The code was already used. Wait for the next one and enter it.")
 EVENTS = [
-    "TOTP was set up", "A used code was entered again",
+    "TOTP was set up",
     "The TOTP key was replaced", "An authenticator was added",
     "An authenticator was removed", "TOTP was turned off"]
 
