@@ -61,6 +61,8 @@ _INVISIBLE = (
 _BLANK = re.compile(rf'[\s{_INVISIBLE}]+')
 # Those that Unicode does not count among the dashes
 _DASHES = '\u02d7\u2043\u2212'
+# No other letter becomes one of them, or two
+_CAPITALS = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
 _FULL_WIDTH = {
     ord(letter) + 0xfee0: letter for letter in string.ascii_letters}
 # Authenticators that decode the URI once too often, or as a whole, would cut
@@ -115,7 +117,7 @@ def is_key(code):
     """
     if not isinstance(code, str):
         return False
-    code = _simplify(code[:_MAX_CODE_LENGTH]).upper()
+    code = _simplify(code[:_MAX_CODE_LENGTH]).translate(_CAPITALS)
     return code.startswith('OTPAUTH') or (
         len(code) * 5 >= MIN_KEY_BITS and set(code) <= _BASE32
         and sum(c not in _RECOVERY_CHARACTERS for c in code)
@@ -142,7 +144,7 @@ def hash_recovery_code(code):
     Return None if code does not look like a recovery code. One that was
     mistyped still does: it has letters, and is long enough.
     """
-    code = (_clean(code) or '').upper()
+    code = (_clean(code) or '').translate(_CAPITALS)
     characters = [c.isalpha() for c in code if c.isalnum()]
     if (any(characters) and len(characters) > RECOVERY_LENGTH // 2
             and not is_key(code)):
