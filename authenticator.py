@@ -388,6 +388,7 @@ class UserTOTPCounter(ModelSQL):
                     'last_used': now if counter >= 0 else None,
                     'counter': counter,
                     'drift': 0,
+                    'resync': None,
                     'network': Guess.network(),
                     }])
         Guess.start([user_id])

@@ -20,6 +20,9 @@ from .afterwards import after_transaction
 _RENEWAL = dt.timedelta(minutes=5)
 _MARKS = [
     'totp_accepted', 'totp_generation', 'totp_last_used', 'totp_address']
+# What a session has that began otherwise
+_NO_LOGIN = dict.fromkeys([
+        'totp_accepted', 'totp_generation', 'totp_recovered', 'totp_set_up'])
 
 
 class RememberedDevice(NamedTuple):
@@ -86,6 +89,10 @@ class Session(metaclass=PoolMeta):
     # For a while the wizard asks for no other code
     totp_recovered = fields.DateTime("TOTP Recovered", readonly=True)
     totp_set_up = fields.DateTime("TOTP Set Up", readonly=True)
+
+    @classmethod
+    def create(cls, vlist):
+        return super().create([{**_NO_LOGIN, **values} for values in vlist])
 
     @classmethod
     def note_totp_accepted(
@@ -213,6 +220,12 @@ class UserDevice(metaclass=PoolMeta):
             Index(
                 table, (table.login, Index.Equality(cardinality='high')),
                 (table.cookie, Index.Equality(cardinality='high'))))
+
+    @classmethod
+    def create(cls, vlist):
+        # A client's context may hold defaults for what is not given
+        marks = dict.fromkeys(_MARKS)
+        return super().create([{**marks, **values} for values in vlist])
 
     @classmethod
     def renew(cls, current_cookie):

@@ -105,7 +105,13 @@ class User(metaclass=PoolMeta):
         if the user may have no more authenticators, and TOTPCodeError if the
         code is not accepted.
         """
-        self._confirm_totp_setup(code, name)
+        self.count_pending_totp_code()
+        try:
+            self._confirm_totp_setup(code, name)
+        except TOTPCodeError:
+            # So that the count stays
+            Transaction().commit()
+            raise
         return self.first_totp_recovery_codes()
 
     def first_totp_recovery_codes(self):

@@ -287,6 +287,7 @@ class User(metaclass=PoolMeta):
                             secret))), type='char')
         try:
             _, secret, _ = self.get_pending_totp_secret()
+            self.count_pending_totp_code()
             Counter.match(secret, code)
         except TOTPUnreadableError:
             raise

@@ -9,7 +9,9 @@ from trytond.pool import Pool, PoolMeta
 from trytond.pyson import Eval, If
 from trytond.tools import timezone
 from trytond.transaction import Transaction, without_check_access
-from trytond.wizard import Button, StateTransition, StateView, Wizard
+from trytond.wizard import Button, StateTransition, StateView
+
+from .checked import CheckedWizard
 
 
 class User(metaclass=PoolMeta):
@@ -150,7 +152,7 @@ class RemoveTOTPAuthenticatorStart(ModelView):
             for number, line in self.user.describe_totp_authenticators()]
 
 
-class RemoveTOTPAuthenticator(Wizard):
+class RemoveTOTPAuthenticator(CheckedWizard):
     "Take one of the authenticators away from the user selected"
     __name__ = 'res.user.remove_totp_authenticator'
 
@@ -184,8 +186,11 @@ class RemoveTOTPAuthenticator(Wizard):
     def transition_remove(self):
         pool = Pool()
         User = pool.get('res.user')
-        User.remove_totp_authenticator_of(
-            self.user, int(self.start.authenticator))
+        try:
+            number = int(self.start.authenticator)
+        except (TypeError, ValueError, OverflowError):
+            number = None
+        User.remove_totp_authenticator_of(self.user, number)
         return 'end'
 
 
@@ -224,7 +229,7 @@ class SelectedUsersMixin:
         return users
 
 
-class ResetTOTP(SelectedUsersMixin, Wizard):
+class ResetTOTP(SelectedUsersMixin, CheckedWizard):
     "Take the TOTP away from the users selected"
     __name__ = 'res.user.reset_totp'
 
@@ -290,7 +295,7 @@ class InviteTOTPDone(InvitedUsersMixin, ModelView):
     __string__ = "Invited to Set up TOTP"
 
 
-class InviteTOTP(SelectedUsersMixin, Wizard):
+class InviteTOTP(SelectedUsersMixin, CheckedWizard):
     "Ask the users selected by e-mail to set TOTP up"
     __name__ = 'res.user.invite_totp'
 

@@ -19,7 +19,8 @@ from .exceptions import TOTPAccessError
 
 _STORED = [
     'totp_secret', 'totp_generation', 'totp_pending_secret',
-    'totp_pending_expire']
+    'totp_pending_expire', 'totp_pending_codes']
+_STATUS = ['totp_enabled', 'totp_since', 'totp_recovery_codes']
 
 
 class User(metaclass=PoolMeta):
@@ -39,6 +40,8 @@ class User(metaclass=PoolMeta):
     totp_pending_expire = fields.Timestamp(
         "TOTP Pending Expire", readonly=True, loading='lazy',
         help="Until when the new key can be confirmed.")
+    totp_pending_codes = fields.Integer(
+        "TOTP Pending Codes", readonly=True, loading='lazy')
     totp_enabled = fields.Function(
         fields.Boolean(
             "Uses TOTP",
@@ -122,6 +125,10 @@ class User(metaclass=PoolMeta):
     @classmethod
     def column_totp_pending_expire(cls, tables):
         return cls.totp_pending_expire.sql_cast(Literal(None))
+
+    @classmethod
+    def column_totp_pending_codes(cls, tables):
+        return cls.totp_pending_codes.sql_cast(Literal(None))
 
     @classmethod
     def _is_totp_visible(cls, table):
@@ -263,12 +270,19 @@ class User(metaclass=PoolMeta):
     @classmethod
     def preprocess_values(cls, mode, values):
         values = super().preprocess_values(mode, values)
-        for name in values.keys() & {'totp_enabled', 'totp_since', *_STORED}:
+        for name in values.keys() & {*_STATUS, *_STORED}:
             if mode == 'write' or values[name] is not None:
                 raise TOTPAccessError(gettext(
                         'authentication_totp.msg_totp_field_readonly',
                         **cls.__names__(name)))
         return values
+
+    @classmethod
+    def create(cls, vlist):
+        # A client's context may hold defaults for what is not given
+        with Transaction().set_context(
+                dict.fromkeys(f'default_{name}' for name in _STORED)):
+            return super().create(vlist)
 
     @classmethod
     def on_write(cls, users, values):

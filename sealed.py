@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 # What a sealed text is for
 _IN_FORCE = 'in force'
 _PENDING = 'pending'
+# How many codes may be entered for a secret that waits for its proof
+_PENDING_CODES = 10
 
 
 class User(metaclass=PoolMeta):
@@ -41,6 +43,24 @@ class User(metaclass=PoolMeta):
             raise TOTPSetupError(
                 gettext('authentication_totp.msg_totp_setup_expired'))
         return pending
+
+    def count_pending_totp_code(self):
+        """Count a code for the secret that waits for its proof.
+
+        Whoever has a session of the owner could guess one otherwise. It comes
+        before the code is looked at, so that parallel ones wait for it.
+        Raise TOTPSetupError if there were too many.
+        """
+        table = self.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.update(
+                [table.totp_pending_codes],
+                [Coalesce(table.totp_pending_codes, 0) + 1],
+                where=(table.id == self.id)
+                & (Coalesce(table.totp_pending_codes, 0) < _PENDING_CODES)))
+        if not cursor.rowcount:
+            raise TOTPSetupError(
+                gettext('authentication_totp.msg_totp_setup_expired'))
 
     def has_pending_totp_secret(self):
         "Return whether a secret waits for its proof."
@@ -208,9 +228,10 @@ class User(metaclass=PoolMeta):
         cursor = Transaction().connection.cursor()
         generation, _ = self._get_totp_secrets()
         cursor.execute(*table.update(
-                [table.totp_pending_secret, table.totp_pending_expire],
+                [table.totp_pending_codes, table.totp_pending_secret,
+                    table.totp_pending_expire],
                 [
-                    self._seal_pending_totp_secret(
+                    0, self._seal_pending_totp_secret(
                         secret, replaces, generation),
                     self.__class__.totp_pending_expire.sql_format(
                         clock.timestamp(expire))],

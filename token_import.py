@@ -10,9 +10,10 @@ from trytond.model import ModelSQL, ModelView, fields
 from trytond.pool import Pool
 from trytond.pyson import Eval
 from trytond.transaction import Transaction
-from trytond.wizard import Button, StateTransition, StateView, Wizard
+from trytond.wizard import Button, StateTransition, StateView
 
 from . import clock, seal, settings, tokenfile, totp
+from .checked import CheckedWizard
 from .exceptions import TOTPTokenError
 
 logger = logging.getLogger(__name__)
@@ -195,7 +196,7 @@ class ImportTOTPTokensDone(ModelView):
     imported = fields.Integer("Imported", readonly=True)
 
 
-class ImportTOTPTokens(ManagersMixin, Wizard):
+class ImportTOTPTokens(ManagersMixin, CheckedWizard):
     "Import hardware tokens from a file"
     __name__ = 'res.user.import_totp_tokens'
 
@@ -347,7 +348,7 @@ class SelectedTokensMixin(ManagersMixin):
         return 'reload'
 
 
-class AssignTOTPToken(SelectedTokensMixin, Wizard):
+class AssignTOTPToken(SelectedTokensMixin, CheckedWizard):
     "Assign the tokens selected to a user"
     __name__ = 'res.user.assign_totp_token'
 
@@ -362,11 +363,12 @@ class AssignTOTPToken(SelectedTokensMixin, Wizard):
     def transition_assign(self):
         pool = Pool()
         Token = pool.get(_TOKEN)
-        Token.assign(self.tokens, self.start.user)
+        if self.start.user:
+            Token.assign(self.tokens, self.start.user)
         return 'end'
 
 
-class TakeBackTOTPToken(SelectedTokensMixin, Wizard):
+class TakeBackTOTPToken(SelectedTokensMixin, CheckedWizard):
     "Take the tokens selected back from their users"
     __name__ = 'res.user.take_back_totp_token'
 
@@ -385,7 +387,7 @@ class TakeBackTOTPToken(SelectedTokensMixin, Wizard):
         return 'end'
 
 
-class LoseTOTPToken(SelectedTokensMixin, Wizard):
+class LoseTOTPToken(SelectedTokensMixin, CheckedWizard):
     "Mark the tokens selected as lost"
     __name__ = 'res.user.lose_totp_token'
 
@@ -404,7 +406,7 @@ class LoseTOTPToken(SelectedTokensMixin, Wizard):
         return 'end'
 
 
-class DiscardTOTPToken(SelectedTokensMixin, Wizard):
+class DiscardTOTPToken(SelectedTokensMixin, CheckedWizard):
     "Delete the tokens selected"
     __name__ = 'res.user.discard_totp_token'
 

@@ -11,9 +11,10 @@ from trytond.pyson import Eval
 from trytond.rpc import RPC
 from trytond.tools import slugify
 from trytond.transaction import Transaction
-from trytond.wizard import Button, StateTransition, StateView, Wizard
+from trytond.wizard import Button, StateTransition, StateView
 
 from . import clock, settings
+from .checked import CheckedWizard
 from .exceptions import TOTPTurnOffWarning
 from .redaction import hide_arguments
 
@@ -205,7 +206,7 @@ class SetupTOTPDone(ModelView):
         help="They are not shown again.")
 
 
-class SetupTOTP(Wizard):
+class SetupTOTP(CheckedWizard):
     "Where users look after their own TOTP"
     __name__ = 'res.user.setup_totp'
 
@@ -360,10 +361,10 @@ class SetupTOTP(Wizard):
         return 'end'
 
     def _get_number(self):
-        try:
-            return int(self.overview.authenticator)
-        except (TypeError, ValueError):
-            return None
+        "Return the number of the authenticator chosen, None if there is none."
+        for authenticator in self._get_user().list_totp_authenticators():
+            if str(authenticator['number']) == self.overview.authenticator:
+                return authenticator['number']
 
     def transition_renew(self):
         self._recovery_codes = self._get_user().renew_totp_recovery_codes(
