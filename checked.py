@@ -37,3 +37,17 @@ class CheckedWizard(Wizard):
                         'id', *pool.get(state.model_name)._fields}):
                 return False
         return True
+
+
+class ForgetfulWizard(CheckedWizard):
+    """A wizard whose session keeps nothing
+
+    The clients send back all that they were shown, keys, files and recovery
+    codes too, and the session would keep it in the database.
+    """
+
+    def _save(self):
+        for name, state in self.states.items():
+            if isinstance(state, StateView):
+                setattr(self, name, getattr(self, name).__class__())
+        super()._save()

@@ -3,8 +3,6 @@
 # terms.
 "How a user sets TOTP up, changes it and turns it off"
 
-import re
-
 from trytond.i18n import gettext
 from trytond.pool import Pool, PoolMeta
 from trytond.transaction import Transaction, without_check_access
@@ -61,7 +59,7 @@ class User(metaclass=PoolMeta):
         return [
             gettext(
                 f'authentication_totp.msg_totp_parameter_{name}',
-                value=re.sub('(?i)^sha', 'SHA-', str(value)))
+                value=str(value).replace('sha', 'SHA-'))
             for name, value in secret.unusual.items()]
 
     def start_totp_setup(self, code=None, replaces=False):

@@ -68,7 +68,6 @@ class User(metaclass=PoolMeta):
         It does not check who asks.
         """
         pool = Pool()
-        Counter = pool.get('res.user.totp_counter')
         Lang = pool.get('ir.lang')
         lang = Lang.get()
 
@@ -79,15 +78,15 @@ class User(metaclass=PoolMeta):
                             timezone.SERVER).date())
 
         described = []
-        for counter in Counter.search(
-                [('user', '=', self.id)], order=[('number', 'ASC')]):
+        for authenticator in self.list_totp_authenticators():
             message = 'msg_totp_authenticator_line'
-            if counter.last_used:
+            if authenticator['last_used']:
                 message = 'msg_totp_authenticator_line_used'
-            described.append((counter.number, gettext(
+            described.append((authenticator['number'], gettext(
                         f'authentication_totp.{message}',
-                        name=counter.name, since=day(counter.since),
-                        last_used=day(counter.last_used))))
+                        name=authenticator['name'],
+                        since=day(authenticator['since']),
+                        last_used=day(authenticator['last_used']))))
         return described
 
     @classmethod
@@ -100,14 +99,9 @@ class User(metaclass=PoolMeta):
         TOTPSetupError if there is no such authenticator, and
         TOTPUnreadableError if no key opens the secrets.
         """
-        pool = Pool()
-        Counter = pool.get('res.user.totp_counter')
         cls.check_totp_management([user])
         cls.check_not_own_totp([user])
-        with without_check_access():
-            numbers = {c.number for c in Counter.search(
-                    [('user', '=', user.id)])}
-        if numbers == {number}:
+        if [a['number'] for a in user.list_totp_authenticators()] == [number]:
             cls.reset_totp([user])
         else:
             user.drop_totp_authenticator(number)
@@ -152,7 +146,19 @@ class RemoveTOTPAuthenticatorStart(ModelView):
             for number, line in self.user.describe_totp_authenticators()]
 
 
-class RemoveTOTPAuthenticator(CheckedWizard):
+class ManagersMixin:
+    "What those may do who may write users"
+
+    @classmethod
+    def check_access(cls):
+        pool = Pool()
+        User = pool.get('res.user')
+        super().check_access()
+        # Also where the context names another model, or no user
+        User.check_totp_management([])
+
+
+class RemoveTOTPAuthenticator(ManagersMixin, CheckedWizard):
     "Take one of the authenticators away from the user selected"
     __name__ = 'res.user.remove_totp_authenticator'
 
@@ -163,14 +169,6 @@ class RemoveTOTPAuthenticator(CheckedWizard):
             Button("Remove", 'remove', 'tryton-ok'),
             ])
     remove = StateTransition()
-
-    @classmethod
-    def check_access(cls):
-        pool = Pool()
-        User = pool.get('res.user')
-        super().check_access()
-        # Also where the context names another model, or no user
-        User.check_totp_management([])
 
     @property
     def user(self):
@@ -209,16 +207,8 @@ class ResetTOTPStart(ModelView):
         help="Those who cannot log in without TOTP.")
 
 
-class SelectedUsersMixin:
+class SelectedUsersMixin(ManagersMixin):
     "What administrators do to the users whom they select"
-
-    @classmethod
-    def check_access(cls):
-        pool = Pool()
-        User = pool.get('res.user')
-        super().check_access()
-        # Also where the context names another model, or no user
-        User.check_totp_management([])
 
     @property
     def users(self):

@@ -8,8 +8,6 @@ from trytond.pool import Pool, PoolMeta
 from . import settings
 from .authentications import methods
 
-_STATUS = ['totp_enabled', 'totp_since', 'totp_recovery_codes']
-
 
 class User(metaclass=PoolMeta):
     __name__ = 'res.user'
@@ -17,12 +15,12 @@ class User(metaclass=PoolMeta):
     @classmethod
     def __setup__(cls):
         super().__setup__()
-        cls._preferences_fields.extend(_STATUS)
+        cls._preferences_fields.extend(cls._totp_preferences)
 
     @classmethod
     def get_preferences_fields_view(cls):
         view = super().get_preferences_fields_view()
-        for name in _STATUS:
+        for name in cls._totp_preferences:
             view['fields'][name]['readonly'] = True
         return view
 

@@ -20,12 +20,13 @@ from .exceptions import TOTPAccessError
 _STORED = [
     'totp_secret', 'totp_generation', 'totp_pending_secret',
     'totp_pending_expire', 'totp_pending_codes']
-_STATUS = ['totp_enabled', 'totp_since', 'totp_recovery_codes']
 
 
 class User(metaclass=PoolMeta):
     __name__ = 'res.user'
 
+    # What users see in their preferences, and cannot change
+    _totp_preferences = ['totp_enabled', 'totp_since', 'totp_recovery_codes']
     # Lazy because a client that reads all eager fields would be refused
     totp_secret = fields.Char(
         "TOTP Secret", readonly=True, strip=False, loading='lazy',
@@ -270,7 +271,7 @@ class User(metaclass=PoolMeta):
     @classmethod
     def preprocess_values(cls, mode, values):
         values = super().preprocess_values(mode, values)
-        for name in values.keys() & {*_STATUS, *_STORED}:
+        for name in values.keys() & {*cls._totp_preferences, *_STORED}:
             if mode == 'write' or values[name] is not None:
                 raise TOTPAccessError(gettext(
                         'authentication_totp.msg_totp_field_readonly',

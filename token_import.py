@@ -13,7 +13,7 @@ from trytond.transaction import Transaction
 from trytond.wizard import Button, StateTransition, StateView
 
 from . import clock, seal, settings, tokenfile, totp
-from .checked import CheckedWizard
+from .checked import CheckedWizard, ForgetfulWizard
 from .exceptions import TOTPTokenError
 
 logger = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ class ImportTOTPTokensDone(ModelView):
     imported = fields.Integer("Imported", readonly=True)
 
 
-class ImportTOTPTokens(ManagersMixin, CheckedWizard):
+class ImportTOTPTokens(ManagersMixin, ForgetfulWizard):
     "Import hardware tokens from a file"
     __name__ = 'res.user.import_totp_tokens'
 
@@ -227,14 +227,6 @@ class ImportTOTPTokens(ManagersMixin, CheckedWizard):
 
     tokens = ()
     imported = 0
-
-    def _save(self):
-        # The session would keep the file in the database, and what the
-        # clients send back
-        for name, state in self.states.items():
-            if isinstance(state, StateView):
-                setattr(self, name, getattr(self, name).__class__())
-        super()._save()
 
     def transition_check(self):
         pool = Pool()

@@ -14,7 +14,7 @@ from trytond.transaction import Transaction
 from trytond.wizard import Button, StateTransition, StateView
 
 from . import clock, settings
-from .checked import CheckedWizard
+from .checked import ForgetfulWizard
 from .exceptions import TOTPTurnOffWarning
 from .redaction import hide_arguments
 
@@ -206,7 +206,7 @@ class SetupTOTPDone(ModelView):
         help="They are not shown again.")
 
 
-class SetupTOTP(CheckedWizard):
+class SetupTOTP(ForgetfulWizard):
     "Where users look after their own TOTP"
     __name__ = 'res.user.setup_totp'
 
@@ -307,14 +307,6 @@ class SetupTOTP(CheckedWizard):
         pool = Pool()
         User = pool.get('res.user')
         return User(Transaction().user)
-
-    def _save(self):
-        # The clients send back all they were shown, keys and recovery codes
-        # too, and the session would keep it in the database
-        for name, state in self.states.items():
-            if isinstance(state, StateView):
-                setattr(self, name, getattr(self, name).__class__())
-        super()._save()
 
     def default_overview(self, fields):
         user = self._get_user()
