@@ -424,6 +424,15 @@ class UserTOTPCounter(ModelSQL):
 
     @classmethod
     @without_check_access
+    def get_name(cls, user_id, number):
+        "Return the name of the authenticator, None if there is none."
+        for counter in cls.search([
+                    ('user', '=', user_id),
+                    ('number', '=', number)]):
+            return counter.name
+
+    @classmethod
+    @without_check_access
     def rename(cls, user_id, number, name):
         "Rename the authenticator, and return whether there is one."
         counters = cls.search([

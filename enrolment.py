@@ -182,7 +182,8 @@ class User(metaclass=PoolMeta):
             event = 'set_up'
         else:
             event = 'replaced' if replaces else 'added'
-        Event.record([self], event)
+        Event.record(
+            [self], event, authenticator=Counter.get_name(self.id, number))
 
     @classmethod
     def _check_totp_number(cls, secrets):
@@ -221,7 +222,8 @@ class User(metaclass=PoolMeta):
         if not Counter.rename(self.id, number, name):
             raise TOTPSetupError(
                 gettext('authentication_totp.msg_totp_no_authenticator'))
-        Event.record([self], 'renamed')
+        Event.record(
+            [self], 'renamed', authenticator=Counter.get_name(self.id, number))
 
     def remove_totp_authenticator(self, number, code):
         """Remove the authenticator with the number, the others stay.
@@ -253,10 +255,11 @@ class User(metaclass=PoolMeta):
         if secrets.pop(number, None) is None:
             raise TOTPSetupError(
                 gettext('authentication_totp.msg_totp_no_authenticator'))
+        name = Counter.get_name(self.id, number)
         self._put_totp_secrets(generation, secrets)
         Counter.remove([self.id], number)
         self._end_totp_sessions([self])
-        Event.record([self], 'authenticator_removed')
+        Event.record([self], 'authenticator_removed', authenticator=name)
 
     def remove_totp(self, code):
         """Remove all authenticators and the recovery codes.

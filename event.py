@@ -1,25 +1,19 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"The log of what happened, and the e-mails that tell the owner"
+"The log of what happened, and who is told of it"
 
 import datetime as dt
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from email.message import EmailMessage
-from email.utils import formatdate, make_msgid
 
 import trytond.config as config
 from trytond import backend
-from trytond.i18n import gettext
 from trytond.model import Index, ModelSQL, ModelView, fields
 from trytond.pool import Pool
-from trytond.report import Report, get_email
-from trytond.tools import timezone
-from trytond.tools.email_ import set_from_header
 from trytond.transaction import Transaction
-from trytond.url import host, http_base, is_secure
+from trytond.url import is_secure
 
 from . import clock, mailer, notice, settings
 
@@ -52,7 +46,7 @@ class UserTOTPEvent(ModelSQL, ModelView):
             ('invited', "Please set up TOTP"),
             ('set_up', "TOTP was set up"),
             ('added', "An authenticator was added"),
-            ('replaced', "The TOTP key was replaced"),
+            ('replaced', "All authenticators were replaced"),
             ('renamed', "An authenticator was renamed"),
             ('authenticator_removed', "An authenticator was removed"),
             ('removed', "TOTP was turned off"),
@@ -61,15 +55,18 @@ class UserTOTPEvent(ModelSQL, ModelView):
             ('replayed', "A used code was entered again"),
             ('recovery_failed', "Wrong recovery codes were entered"),
             ('recovered', "A recovery code was used"),
-            ('renewed', "New recovery codes were made"),
+            ('renewed', "New recovery codes were generated"),
             ('locked', "TOTP was locked"),
             ('device_locked', "TOTP was locked on known devices"),
             ('unlocked', "TOTP was unlocked"),
             ('devices_forgotten', "Remembered devices were forgotten"),
-            ('resealed', "The TOTP key was sealed anew"),
+            ('resealed', "The TOTP secret was encrypted again"),
             ], "Event", required=True, readonly=True, sort=False,
         help="What happened.")
     kind_string = kind.translated('kind')
+    authenticator = fields.Char(
+        "Authenticator", readonly=True,
+        help="The name of the authenticator that it happened to.")
     actor = fields.Many2One(
         'res.user', "Actor", readonly=True,
         help="Who was logged in and did it. Empty if it happened at a login "
@@ -101,13 +98,14 @@ class UserTOTPEvent(ModelSQL, ModelView):
         return self.kind_string
 
     @classmethod
-    def record(cls, users, kind, tell=True):
+    def record(cls, users, kind, tell=True, authenticator=None):
         """Record that it happened just now, by the user of the transaction.
 
         users: the users whose TOTP it happened to
         kind: a key of the field kind
         tell: whether they are told by e-mail, as soon as the transaction is
             committed, unless they were told of the same within the last hour
+        authenticator: the name of the one that it happened to, if it is one
         """
         transaction = Transaction()
         address, _ = transaction.remote_address()
@@ -127,6 +125,7 @@ class UserTOTPEvent(ModelSQL, ModelView):
                         'user': user.id,
                         'time': clock.second(now),
                         'kind': kind,
+                        'authenticator': authenticator,
                         'actor': transaction.user or None,
                         'address': str(address) if address else None,
                         'told': user not in untold and _has_worker(),
@@ -207,6 +206,8 @@ class UserTOTPEvent(ModelSQL, ModelView):
     @classmethod
     def _write_emails(cls, ids, secure):
         "Return the e-mails about those of the events that wait for theirs."
+        pool = Pool()
+        Email = pool.get('res.user.totp_event.email', type='report')
         messages = {}
         # None is left if the transaction was rolled back
         for event in cls.search([
@@ -215,7 +216,7 @@ class UserTOTPEvent(ModelSQL, ModelView):
                     ('user', '!=', None)],
                 order=[('id', 'ASC')]):
             try:
-                messages[event.id] = event._get_email(secure)
+                messages[event.id] = Email.write(event, secure)
             except backend.DatabaseOperationalError:
                 raise
             except Exception as error:
@@ -257,38 +258,6 @@ class UserTOTPEvent(ModelSQL, ModelView):
             Queue.delete(Queue.search([
                         ('id', '=', retry), ('dequeued_at', '=', None)]))
 
-    def _get_email(self, secure):
-        pool = Pool()
-        Lang = pool.get('ir.lang')
-        cls = self.__class__
-        user = self.user
-        language = user.language or Lang.get()
-        with Transaction().set_context(_request={'is_secure': secure}):
-            message, _ = get_email(
-                'res.user.totp_event.email', self, [language])
-        if html := message.get_body(['html']):
-            # The text that trytond adds, if it can, is another one
-            html = html.get_content()
-            message = EmailMessage()
-            message['Content-Language'] = language.code
-            message.set_content(mailer.to_text(html))
-            message.add_alternative(html, subtype='html')
-        with Transaction().set_context(language=language.code):
-            subject = gettext(
-                'authentication_totp.msg_totp_event_subject',
-                event=cls(self.id).kind_string, login=user.login)
-        from_ = config.get('email', 'from')
-        set_from_header(message, from_, from_)
-        message['To'] = user.email
-        # A login may hold what ends a line for an e-mail
-        message['Subject'] = ' '.join(subject.split())
-        message['Date'] = formatdate()
-        domain, _, _ = host().partition(':')
-        message['Message-ID'] = make_msgid(domain=domain)
-        # Otherwise absence agents answer
-        message['Auto-Submitted'] = 'auto-generated'
-        return message
-
     @classmethod
     def check_mailer(cls):
         "Log that no e-mail leaves, if it is so."
@@ -304,26 +273,6 @@ class UserTOTPEvent(ModelSQL, ModelView):
         time = clock.timestamp(clock.now()) - dt.timedelta(
             days=settings.get('event_retention'))
         cls.delete(cls.search([('time', '<', time)]))
-
-
-class TOTPEventEmail(Report):
-    __name__ = 'res.user.totp_event.email'
-
-    @classmethod
-    def get_context(cls, records, header, data):
-        pool = Pool()
-        Lang = pool.get('ir.lang')
-        context = super().get_context(records, header, data)
-        context['direction'] = Lang.get().direction
-        context['timezone'] = timezone.SERVER
-        database = Transaction().database.name
-        context['web_url'] = f"{http_base().rstrip('/')}/#{database}"
-        netloc = host()
-        if is_secure() and ':' not in netloc:
-            # The desktop client takes 8000 by default
-            netloc += ':443'
-        context['desktop_url'] = f'tryton://{netloc}/{database}'
-        return context
 
 
 def _has_worker():

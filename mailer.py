@@ -1,15 +1,12 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"E-mails: their text, and the mail server"
+"The mail server, and what it takes"
 
 import logging
 import smtplib
 import sys
 from email.message import EmailMessage
-
-from genshi.core import END, START, TEXT
-from genshi.input import HTML
 
 import trytond.config as config
 from trytond.sendmail import get_smtp_server
@@ -17,12 +14,6 @@ from trytond.sendmail import get_smtp_server
 logger = logging.getLogger(__name__)
 
 _TIMEOUT = 30
-_HIDDEN = {'head', 'script', 'style'}
-_PARAGRAPHS = {
-    'blockquote', 'div', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'hr', 'ol', 'p',
-    'table', 'ul'}
-_LINES = _PARAGRAPHS | {'br', 'li', 'tr'}
-_CELLS = {'td', 'th'}
 
 
 def has_threads():
@@ -41,79 +32,6 @@ def is_address(text):
     except Exception:
         return False
     return bool(addresses) and all(a.username and a.domain for a in addresses)
-
-
-class _Text:
-    "The lines of a text"
-
-    def __init__(self):
-        self._lines = []
-        self._parts = []
-        self._gap = False
-
-    def add(self, text):
-        self._parts.append(text)
-
-    def end_line(self, gap=False):
-        if line := ' '.join(''.join(self._parts).split()):
-            if self._gap and self._lines:
-                self._lines.append('')
-            self._lines.append(line)
-            self._gap = False
-        self._parts.clear()
-        self._gap |= gap
-
-    def begin_cell(self):
-        if before := ''.join(self._parts).strip():
-            self._parts = [f'{before}: ']
-
-    def __str__(self):
-        return '\n'.join(self._lines) + '\n'
-
-
-def to_text(html):
-    """Return the HTML as a text.
-
-    Each paragraph, item of a list and row of a table is a line. A link is
-    followed by its URL, unless it is the URL.
-    """
-    text = _Text()
-    hidden, numbers, links = 0, [], []
-    for kind, data, _ in HTML(html):
-        if kind is TEXT and not hidden:
-            text.add(data)
-            links = [(url, shown + data) for url, shown in links]
-        elif kind is START:
-            (tag, attributes) = data
-            tag = tag.localname
-            hidden += tag in _HIDDEN
-            if tag in _LINES:
-                text.end_line(gap=tag in _PARAGRAPHS)
-            if tag in {'ol', 'ul'}:
-                numbers.append(0 if tag == 'ol' else None)
-            elif tag == 'li' and numbers:
-                if numbers[-1] is None:
-                    text.add('- ')
-                else:
-                    numbers[-1] += 1
-                    text.add(f'{numbers[-1]}. ')
-            elif tag in _CELLS:
-                text.begin_cell()
-            elif tag == 'a':
-                links.append((attributes.get('href'), ''))
-        elif kind is END:
-            tag = data.localname
-            hidden -= tag in _HIDDEN
-            if tag in _LINES:
-                text.end_line(gap=tag in _PARAGRAPHS)
-            if tag in {'ol', 'ul'} and numbers:
-                numbers.pop()
-            elif tag == 'a' and links:
-                url, shown = links.pop()
-                if url and url != shown.strip():
-                    text.add(f' <{url}>')
-    text.end_line()
-    return str(text)
 
 
 class _MailServer:

@@ -78,7 +78,6 @@ setup(
     python_requires='>=3.10',
     install_requires=[
         'cryptography',
-        'genshi',
         'passlib',
         'python-sql >= 1.8',
         'trytond >= 8.0, < 8.3',

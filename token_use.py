@@ -318,6 +318,7 @@ class User(metaclass=PoolMeta):
             self._clear_totp([self])
             Event.record([self], 'reset')
             return
+        name = Counter.get_name(self.id, number)
         generation, secrets = self._get_totp_secrets()
         # Without its row the authenticator is dead, even if no key opens the
         # secrets
@@ -325,7 +326,7 @@ class User(metaclass=PoolMeta):
             self._put_totp_secrets(generation, secrets)
         Counter.remove([self.id], number)
         self._end_totp_sessions([self])
-        Event.record([self], 'authenticator_removed')
+        Event.record([self], 'authenticator_removed', authenticator=name)
 
     @classmethod
     def totp_tokens(cls):

@@ -20,7 +20,7 @@ CODE_USED = (
     "The code was already used. Wait for the next one and enter it.")
 EVENTS = [
     "TOTP was set up",
-    "The TOTP key was replaced", "An authenticator was added",
+    "All authenticators were replaced", "An authenticator was added",
     "An authenticator was removed", "TOTP was turned off"]
 
 

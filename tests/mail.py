@@ -5,6 +5,7 @@
 import re
 from email import message_from_bytes, policy
 
+import trytond.url
 from trytond import security
 from trytond.exceptions import LoginException
 from trytond.pool import Pool
@@ -78,9 +79,13 @@ class MailTestCase(TOTPTestCase):
             self.now += 3600
 
     def received(self):
-        "The subjects of the e-mails that came since the last time"
+        """The subjects of the e-mails that came since the last time, without
+        the name of the server
+        """
         self.send_emails()
-        subjects = [message['Subject'] for message in self.inbox.messages]
+        subjects = [
+            message['Subject'].removesuffix(f' on {trytond.url.host()}')
+            for message in self.inbox.messages]
         self.messages = self.inbox.messages.copy()
         self.inbox.messages.clear()
         return subjects

@@ -2,6 +2,9 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
+import datetime as dt
+import re
+from html import unescape
 from unittest.mock import patch
 
 from trytond.pool import Pool
@@ -145,38 +148,84 @@ class EmailsTestCase(MailTestCase):
         self.assertNotIn(':', message['Message-ID'])
 
     def test_text(self):
-        "Test that the text says the same, with and without html2text"
+        "Test what the text part says, with and without html2text"
         login, user_id = self.user()
-        texts = []
+        admin, _ = self.user(administrator=True)
         for converted in [None, "TEXT OF HTML2TEXT"]:
             self.now += 3600
             with patch(
                     'trytond.report.report.html_to_text',
-                    return_value=converted):
-                self.invite(user_id)
+                    return_value=converted), \
+                    patch('trytond.url.HOSTNAME', 'tryton.example.com'):
+                self.wizard(
+                    self.client(admin), 'invite_totp', 'send',
+                    user_ids=[user_id])
                 self.received()
             message, = self.messages
+            self.assertEqual(
+                message['Subject'],
+                f"Please set up TOTP for {login} on tryton.example.com")
             self.assertEqual(
                 message.get_content_type(), 'multipart/alternative')
             self.assertEqual(
                 [part.get_content_type() for part in message.iter_parts()],
                 ['text/plain', 'text/html'])
-            texts.append(message.get_body(['plain']).get_content())
-        before, after = (text.splitlines() for text in texts)
-        different = [
-            pair for pair in zip(before, after, strict=True)
-            if pair[0] != pair[1]]
-        self.assertEqual(
-            [{line.partition(':')[0] for line in pair} for pair in different],
-            [{"Time"}, {"By"}])
-        self.assertEqual(before[0], "Please set up TOTP")
-        for line in [
-                "1. Install an authenticator on your phone, if you have none "
-                "yet.",
-                f"Account: {login}", f"IP address: {ADDRESS}",
-                "Time: 05/18/2033 04:33:20 UTC"]:
-            self.assertIn(line, before)
-        self.assertNotIn('<', texts[0])
+            text = message.get_body(['plain']).get_content()
+            time = f'{dt.datetime.fromtimestamp(self.now, dt.timezone.utc):%X}'
+            self.assertEqual(text.replace('\xa0', ' ').splitlines(), f"""\
+Your administrator asks you to set up TOTP for your Tryton account. TOTP
+adds a second step to the login: besides your password, you enter a code
+that only your authenticator can generate. Nobody can then log in with
+your password alone.
+
+Time: 05/18/2033 {time} UTC
+Account: {login}
+IP address: {ADDRESS}
+By: {admin}
+Server: http://tryton.example.com/#{DB_NAME}
+tryton://tryton.example.com/{DB_NAME}
+
+What to do:
+1. Install an authenticator app on your phone, unless you already have
+   one.
+2. Log in to Tryton and open "Set up TOTP" in the menu.
+3. Scan the QR code with the authenticator and enter the code that it
+   shows.
+4. Save or print the recovery codes. With one of them you can log in if
+   you lose your phone.
+
+If you are not sure that this e-mail comes from your administrator, ask
+before you do anything. Nobody needs to know your password or your
+codes.
+""".splitlines())
+
+    def test_same(self):
+        "Test that both parts say the same about each event, and no more"
+        login, user_id = self.user()
+        with self.transaction() as transaction:
+            pool = Pool()
+            Event = pool.get('res.user.totp_event')
+            Email = pool.get('res.user.totp_event.email', type='report')
+            for kind, _ in Event.kind.selection:
+                if kind == 'resealed':
+                    continue
+                event, = Event.create([{
+                            'user': user_id, 'kind': kind,
+                            'time': dt.datetime(2033, 5, 18), 'actor': 1,
+                            'address': ADDRESS, 'authenticator': "<Tablet>",
+                            }])
+                with self.subTest(kind=kind):
+                    message = Email.write(event, True)
+                    text, html = [
+                        message.get_body([name]).get_content()
+                        for name in ['plain', 'html']]
+                    html = unescape(re.sub(
+                            '<[^>]*>', ' ', html.partition('</h1>')[2]))
+                    self.assertEqual(
+                        re.findall(r'\w+', re.sub(r'(?m)^\d\. ', '', text)),
+                        re.findall(r'\w+', html))
+                    self.assertIn("Authenticator: <Tablet>", text)
+            transaction.rollback()
 
     def link(self, host, root_path='/', ssl='', rpc=None):
         """Return the links for the web client and for the desktop client.

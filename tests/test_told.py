@@ -38,8 +38,9 @@ class ToldTestCase(MailTestCase):
         self.assertEqual(message['From'], 'tryton@example.com')
         text = self.text()
         for part in [
-                "From now on you log in with a code", login, ADDRESS,
-                "05/18/2033 03:33:20 UTC", "If this was not you"]:
+                "From now on you need a code", login, ADDRESS,
+                "05/18/2033 03:33:20 UTC", "Authenticator",
+                "If you did not expect this"]:
             self.assertIn(part, text)
         self.assertNotIn(shown['secret'], text)
         self.assertNotIn(shown['secret'].replace(' ', ''), text)
@@ -53,8 +54,8 @@ class ToldTestCase(MailTestCase):
         rpc.confirm_setup(
             session_id, new, code=right_code(new['secret'], self.now))
         self.assertEqual(
-            self.received(), [f"The TOTP key was replaced for {login}"])
-        self.assertIn("You were logged out everywhere", self.text())
+            self.received(), [f"All authenticators were replaced for {login}"])
+        self.assertIn("you were logged out everywhere", self.text())
         self.assertEqual(self.events(user_id), ['set_up', 'replaced'])
 
     def test_failed(self):
@@ -67,7 +68,9 @@ class ToldTestCase(MailTestCase):
         self.assertEqual(
             self.received(), [f"Wrong codes were entered for {login}"])
         self.assertIn(ADDRESS, self.text())
-        self.assertIn("change your password now", self.text())
+        self.assertIn(
+            "If this was not you, somebody may know your password: Change "
+            "your password.", self.text())
         # Not of those who wait, nor of those that follow
         for _ in range(10):
             self.guess(login, 2)
@@ -166,7 +169,8 @@ class ToldTestCase(MailTestCase):
             self.received(), [f"A recovery code was used for {login}"])
         text = self.text()
         for part in [
-                "Recovery codes left: 9", ADDRESS, "If this was not you"]:
+                "Recovery codes left: 9", ADDRESS,
+                "If you did not expect this"]:
             self.assertIn(part, text)
 
         self.set_config('session', 'authentications', 'password')
@@ -174,8 +178,9 @@ class ToldTestCase(MailTestCase):
         rpc.login(login, password=PASSWORD)
         rpc.overview('renew', code=self.code())
         self.assertEqual(
-            self.received(), [f"New recovery codes were made for {login}"])
-        self.assertIn("If this was not you", self.text())
+            self.received(),
+            [f"New recovery codes were generated for {login}"])
+        self.assertIn("If you did not expect this", self.text())
 
     def test_taken_away(self):
         "Test that the owner is told that TOTP was turned off or reset"
@@ -189,7 +194,7 @@ class ToldTestCase(MailTestCase):
         rpc.turn_off(self.code())
         self.assertEqual(
             self.received(), [f"TOTP was turned off for {login}"])
-        self.assertIn("If this was not you", self.text())
+        self.assertIn("If you did not expect this", self.text())
 
         with self.transaction():
             Pool().get('res.user')(user_id).set_totp_key(KEY)
@@ -200,7 +205,7 @@ class ToldTestCase(MailTestCase):
             active_id=user_id, active_ids=[user_id])
         self.assertEqual(self.received(), [f"TOTP was reset for {login}"])
         self.assertIn(f"By {admin}", self.text())
-        self.assertIn("If you did not ask for it", self.text())
+        self.assertIn("If you did not ask for this", self.text())
 
     def test_hour(self):
         "Test that there is at most one e-mail an hour for each kind"
@@ -248,14 +253,16 @@ class ToldTestCase(MailTestCase):
             language, = Lang.search([('code', '=', 'de')])
             Lang.write([language], {'translatable': True})
             User.write([User(user_id)], {'language': language.id})
+            message = pool.get('ir.model.data').get_id(
+                'authentication_totp', 'msg_totp_email_account')
             Translation.create([{
                         'lang': 'de', 'type': type_, 'name': name,
-                        'src': source, 'value': value, 'fuzzy': False,
-                        'module': 'authentication_totp',
-                        } for type_, name, source, value in [
-                        ('selection', 'res.user.totp_event,kind',
+                        'res_id': id_, 'src': source, 'value': value,
+                        'fuzzy': False, 'module': 'authentication_totp',
+                        } for type_, name, id_, source, value in [
+                        ('selection', 'res.user.totp_event,kind', -1,
                             "A used code was entered again", "KODE"),
-                        ('report', 'res.user.totp_event.email', "Account",
+                        ('model', 'ir.message,text', message, "Account",
                             "KONTO")]])
         self.attempt(login, self.code())
         self.attempt(login, self.code(-1))

@@ -1,0 +1,165 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+"The e-mail that tells the owner about an event"
+
+import textwrap
+from collections import namedtuple
+from email.message import EmailMessage
+from email.utils import formatdate, make_msgid
+
+import trytond.config as config
+from trytond.i18n import gettext
+from trytond.pool import Pool
+from trytond.report import Report, get_email
+from trytond.tools import timezone
+from trytond.tools.email_ import set_from_header
+from trytond.transaction import Transaction
+from trytond.url import host, http_base, is_secure
+
+# What the owner should do: a sentence, the steps that it introduces, and a
+# last sentence. Each is a part of the id of a message.
+Advice = namedtuple('Advice', ['introduction', 'steps', 'end'])
+
+_CHANGE = Advice('unexpected', ['tell', 'change_password'], 'expected')
+_ATTACK = Advice('not_you', ['change_password', 'tell'], 'you')
+_LOCK = Advice('attack', ['change_password', 'tell'], 'you_locked')
+_ADVICE = {
+    'invited': Advice(
+        'invited', ['install', 'open', 'scan', 'save'], 'doubt'),
+    'set_up': _CHANGE,
+    'added': _CHANGE,
+    'replaced': _CHANGE,
+    'renamed': _CHANGE,
+    'authenticator_removed': _CHANGE,
+    'removed': _CHANGE,
+    'reset': Advice('not_asked', ['tell'], 'set_up_again'),
+    'failed': _ATTACK,
+    'replayed': Advice('seen', ['change_password', 'tell'], 'you'),
+    'recovery_failed': _ATTACK,
+    'recovered': _CHANGE,
+    'renewed': _CHANGE,
+    'locked': _LOCK,
+    'device_locked': _LOCK,
+    'unlocked': Advice('not_asked', ['tell'], 'expected'),
+    'devices_forgotten': _CHANGE,
+    }
+_WIDTH = 72
+
+
+class TOTPEventEmail(Report):
+    __name__ = 'res.user.totp_event.email'
+
+    @classmethod
+    def write(cls, event, secure):
+        """Return the EmailMessage about the event.
+
+        secure: whether the server was reached by https
+        """
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
+        Lang = pool.get('ir.lang')
+        user = event.user
+        language = user.language or Lang.get()
+        with Transaction().set_context(_request={'is_secure': secure}):
+            html, _ = get_email(cls, event, [language])
+            with Transaction().set_context(language=language.code):
+                event = Event(event.id)
+                text = cls._write_text(event)
+                subject = gettext(
+                    'authentication_totp.msg_totp_email_subject',
+                    event=event.kind_string, login=user.login, server=host())
+        message = EmailMessage()
+        message['Content-Language'] = language.code
+        message.set_content(text)
+        message.add_alternative(
+            html.get_body(['html']).get_content(), subtype='html')
+        from_ = config.get('email', 'from')
+        set_from_header(message, from_, from_)
+        # A blank at its end would end the header
+        message['To'] = user.email.strip()
+        # A login may hold what ends a line for an e-mail
+        message['Subject'] = ' '.join(subject.split())
+        message['Date'] = formatdate()
+        domain, _, _ = host().partition(':')
+        message['Message-ID'] = make_msgid(domain=domain)
+        # Otherwise absence agents answer
+        message['Auto-Submitted'] = 'auto-generated'
+        return message
+
+    @classmethod
+    def _write_text(cls, event):
+        parts = cls._get_parts(event)
+        web_link, desktop_link = parts['links']
+        facts = [
+            f'{label}: {value}' for label, value in [
+                *parts['facts'], (parts['server'], web_link)]]
+        steps = [
+            textwrap.fill(
+                step, _WIDTH, initial_indent=f'{number}. ',
+                subsequent_indent='   ')
+            for number, step in enumerate(parts['steps'], 1)]
+        return '\n\n'.join([
+                textwrap.fill(parts['text'], _WIDTH),
+                '\n'.join([*facts, desktop_link]),
+                '\n'.join([
+                        textwrap.fill(parts['introduction'], _WIDTH),
+                        *steps]),
+                textwrap.fill(parts['end'], _WIDTH)]) + '\n'
+
+    @classmethod
+    def get_context(cls, records, header, data):
+        pool = Pool()
+        Lang = pool.get('ir.lang')
+        context = super().get_context(records, header, data)
+        context['direction'] = Lang.get().direction
+        context.update(cls._get_parts(context['record']))
+        return context
+
+    @classmethod
+    def _get_parts(cls, event):
+        "Return the texts of the e-mail about the event by their name."
+        advice = _ADVICE[event.kind]
+        return {
+            'text': _text(
+                event.kind, codes=event.user.totp_recovery_codes),
+            'facts': cls._get_facts(event),
+            'server': _text('server'),
+            'links': cls._get_links(),
+            'introduction': _text(f'introduction_{advice.introduction}'),
+            'steps': [_text(f'step_{step}') for step in advice.steps],
+            'end': _text(f'end_{advice.end}'),
+            }
+
+    @classmethod
+    def _get_facts(cls, event):
+        "Return pairs of a label and a text about the event."
+        time = cls.format_datetime(
+            event.time, format='%x %X %Z', timezone=timezone.SERVER)
+        facts = [
+            (_text('time'), time),
+            (_text('account'), event.user.login),
+            ]
+        if event.authenticator:
+            facts.append((_text('authenticator'), event.authenticator))
+        if event.address:
+            facts.append((_text('address'), event.address))
+        if event.actor and event.actor != event.user:
+            facts.append((_text('actor'), event.actor.rec_name))
+        return facts
+
+    @classmethod
+    def _get_links(cls):
+        "Return the links to the web client and to the desktop client."
+        database = Transaction().database.name
+        netloc = host()
+        if is_secure() and ':' not in netloc:
+            # The desktop client takes 8000 by default
+            netloc += ':443'
+        return [
+            f"{http_base().rstrip('/')}/#{database}",
+            f'tryton://{netloc}/{database}']
+
+
+def _text(name, **variables):
+    return gettext(f'authentication_totp.msg_totp_email_{name}', **variables)
