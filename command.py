@@ -2,7 +2,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"The command trytond_totp, for who can log in to the server but not to Tryton"
+"The command trytond_totp, for the administrator of the server"
 
 import argparse
 import configparser
@@ -20,37 +20,37 @@ from . import seal, settings
 _BATCH = 100
 _BAR = 40
 _DESCRIPTION = """\
-Look after the TOTP of the users of a database from the server itself: let
-back in who lost the authenticator, also the only administrator, and seal the
-stored secrets with a new key.
+Manage the TOTP of the users of a database from the server: let a user who
+lost the authenticator log in again, even the only administrator, and encrypt
+the stored secrets with a new key.
 
-Who may run it may do to every user what an administrator may.
+Anyone who can run this command can do to each user what an administrator can.
 """
 _EPILOG = """\
 examples:
-  Who has TOTP, since when, and who has to wait or is locked?
+  Show which users have TOTP, since when, and which have to wait or are locked:
     trytond_totp -c trytond.conf -d DATABASE status
     trytond_totp -c trytond.conf -d DATABASE status alice
-  Alice lost the authenticator and the recovery codes:
+  Alice lost her authenticator and her recovery codes:
     trytond_totp -c trytond.conf -d DATABASE reset alice
-  A copy of the database, for tests, must not write to real people:
+  Reset a copy of the database for tests, without e-mails to real users:
     trytond_totp -c trytond.conf -d DATABASE reset --all --quiet
-  Alice entered so many wrong codes that none is accepted any more:
+  Alice entered so many wrong codes that her codes no longer work:
     trytond_totp -c trytond.conf -d DATABASE unlock alice
-  Seal the secrets that are in clear or sealed with an old key, once every
-  server has the new key in the first line of the file of encryption_keys:
+  Encrypt the secrets that are unencrypted or encrypted with an old key, once
+  every server has the new key in the first line of its key file:
     trytond_totp -c trytond.conf -d DATABASE reseal
-  Make a new key:
+  Generate a new encryption key:
     trytond_totp genkey > totp.keys
 
 exit codes:
-  0  it is done
-  1  it could not be done, or no key opens some secrets, and a line on the
-     standard error says so
-  2  the command was not called as it must be
+  0  success
+  1  failure, or no key decrypts some secrets; a line on standard error says
+     which
+  2  wrong arguments
 
-The configuration file can be specified in the TRYTOND_CONFIG environment
-variable, the database URI in TRYTOND_DATABASE_URI.
+The environment variable TRYTOND_CONFIG can name the configuration file, and
+TRYTOND_DATABASE_URI the database server.
 """
 
 
@@ -94,14 +94,14 @@ def _get_parser():
     # subcommand as well
     parser.add_argument(
         '-c', '--config', dest='configfile', metavar='FILE', action='append',
-        default=[], help="specify a configuration file, several by several -c")
+        default=[], help="the configuration file; repeat -c for several")
     parser.add_argument(
         '-d', '--database', dest='database_name', metavar='NAME',
-        help="specify the database name, required except for genkey",
+        help="the database; required, except by genkey",
         ).completer = commandline.database_completer
     parser.add_argument(
         '-v', '--verbose', action='count', default=0,
-        help="show the log, the more often the more of it")
+        help="show the log; repeat -v for more of it")
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
 
     def add(function, help):
@@ -114,23 +114,23 @@ def _get_parser():
         ).add_argument('login', metavar='LOGIN', nargs='?')
     command = add(
         reset,
-        "take the key and the recovery codes away from a user, or from all "
-        "users, who are told by e-mail and logged out everywhere")
+        "remove the authenticators and the recovery codes of a user, or of "
+        "all users, log them out everywhere and tell them by e-mail")
     who = command.add_mutually_exclusive_group(required=True)
     who.add_argument('login', metavar='LOGIN', nargs='?')
     who.add_argument(
         '--all', action='store_true',
-        help="reset every user with TOTP; it may be interrupted and repeated")
+        help="reset every user with TOTP; safe to interrupt and to repeat")
     command.add_argument(
         '--quiet', action='store_true', help="send no e-mails")
     command.add_argument(
-        '--yes', action='store_true', help="do not ask before --all")
-    add(unlock, "forget the wrong codes of a user, who is told by e-mail"
+        '--yes', action='store_true', help="reset all users without asking")
+    add(unlock, "forget the wrong codes of a user and tell the user by e-mail"
         ).add_argument('login', metavar='LOGIN')
     add(reseal,
-        "seal all stored secrets with the first key of encryption_keys; "
-        "it may be interrupted, repeated and run beside the server")
-    add(genkey, "print a new key for the file of encryption_keys")
+        "encrypt all stored secrets with the first key of encryption_keys; "
+        "safe to interrupt, to repeat and to run beside the server")
+    add(genkey, "print a new encryption key for the file encryption_keys")
     return parser
 
 
@@ -141,12 +141,12 @@ def _configure(options):
         # No traceback beside the line that says what went wrong
         logging.basicConfig(handlers=[logging.NullHandler()])
     try:
-        # Trytond means to go on without those that it can not read
+        # Trytond would go on without a file that it cannot read
         for path in options.configfile:
             open(os.path.expanduser(path)).close()
         config.update_etc(options.configfile)
     except (configparser.Error, OSError, UnicodeDecodeError) as error:
-        sys.exit(f"the configuration can not be read: {_line(error)}")
+        sys.exit(f"the configuration cannot be read: {_line(error)}")
     try:
         settings.check()
     except settings.SettingError as error:
@@ -162,7 +162,7 @@ def _load(database_name):
         with Transaction().start(None, 0, readonly=True) as transaction:
             database_names = transaction.database.list()
     except backend.DatabaseOperationalError as error:
-        sys.exit(f"the database server can not be reached: {_line(error)}")
+        sys.exit(f"the database server cannot be reached: {_line(error)}")
     if database_name not in database_names:
         sys.exit(f'there is no Tryton database "{database_name}"')
     pool = Pool(database_name)
@@ -221,7 +221,7 @@ def status(options):
     if unreadable:
         # The lines come first if both go to the same file
         sys.stdout.flush()
-        sys.exit(f"users with a secret that no key opens: {unreadable}")
+        sys.exit(f"users whose secret no key decrypts: {unreadable}")
 
 
 def _status(User, login):
@@ -249,7 +249,7 @@ def _describe(user, unreadable):
     if user.totp_locked:
         text += ", locked"
     if unreadable:
-        text += ", no key opens the secret"
+        text += ", no key decrypts the secret"
     return text
 
 
@@ -260,7 +260,7 @@ def reset(options):
     _transact(
         options, lambda User: User.reset_totp(
             _find(User, options.login), tell=not options.quiet))
-    print(f'TOTP of "{options.login}" is reset')
+    print(f'TOTP was reset for "{options.login}"')
 
 
 def _reset_all(options):
@@ -275,29 +275,29 @@ def _reset_all(options):
         _transact(
             options, lambda User, ids: User.reset_totp(
                 User.browse(ids), tell=not options.quiet), batch)
-    print(f"TOTP is reset, users: {len(ids)}")
+    print(f"TOTP was reset, users: {len(ids)}")
 
 
 def _confirm(question):
     "Exit unless the user at the terminal agrees."
     if not sys.stdin.isatty():
-        sys.exit("there is no terminal to ask for confirmation: add --yes")
+        sys.exit("no terminal to ask for confirmation: add --yes")
     print(f"{question} [y/N] ", end='', file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in {'y', 'yes'}:
-        sys.exit("nothing is reset")
+        sys.exit("nothing was reset")
 
 
 def unlock(options):
     _transact(
         options, lambda User: User.unlock_totp(_find(User, options.login)))
-    print(f'TOTP of "{options.login}" is unlocked')
+    print(f'TOTP was unlocked for "{options.login}"')
 
 
 def reseal(options):
     if not settings.get('encryption_keys'):
         sys.exit(
             "[authentication_totp] encryption_keys is not set: "
-            "there is no key to seal with")
+            "there is no key to encrypt with")
     _transact(options, lambda User: User.drop_totp_token_files())
     users = _transact(options, lambda User: User.totp_owners())
     tokens = _transact(options, lambda User: User.totp_tokens())
@@ -308,13 +308,13 @@ def reseal(options):
     for name in [
             *(f'"{_line(login)}"' for login in logins),
             *(f'the token "{_line(serial)}"' for serial in serials)]:
-        print(f'no key opens the secret of {name}', file=sys.stderr)
+        print(f'no key decrypts the secret of {name}', file=sys.stderr)
     if failed := ", ".join(
-            f"{kind} with a secret that no key opens: {len(names)}"
+            f"{kind} whose secret no key decrypts: {len(names)}"
             for kind, names in [("users", logins), ("tokens", serials)]
             if names):
         sys.exit(failed)
-    text = f"all secrets are sealed with the first key, users: {len(users)}"
+    text = f"all secrets are encrypted with the first key, users: {len(users)}"
     print(f"{text}, tokens: {len(tokens)}" if tokens else text)
 
 
@@ -327,7 +327,7 @@ def _reseal_tokens(User, ids):
 
 
 def _batches(ids):
-    "Yield the ids in batches, with a bar if somebody looks at it."
+    "Yield the ids in batches, with a progress bar on a terminal."
     batches = [ids[i:i + _BATCH] for i in range(0, len(ids), _BATCH)]
     if not (batches and sys.stderr.isatty()):
         yield from batches
