@@ -601,7 +601,8 @@ class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
         self.assertEqual(
             self.run_command(
                 '-c', self.config, '-c', more, '-d', 'full', 'reseal'),
-            (0, "all secrets are encrypted with the first key, users: 1\n", ''))
+            (0, "all secrets are encrypted with the first key, users: 1\n",
+                ''))
         # Without the keys
         code, _, _ = self.run_command(
             '-c', self.config, '-d', 'full', 'reseal')
