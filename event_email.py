@@ -21,7 +21,7 @@ from trytond.url import host, http_base, is_secure
 # last sentence. Each is a part of the id of a message.
 Advice = namedtuple('Advice', ['introduction', 'steps', 'end'])
 
-_CHANGE = Advice('unexpected', ['tell', 'change_password'], 'expected')
+_CHANGE = Advice('unexpected', ['reset', 'change_password'], 'expected')
 _ATTACK = Advice('not_you', ['change_password', 'tell'], 'you')
 _LOCK = Advice('attack', ['change_password', 'tell'], 'you_locked')
 _ADVICE = {
