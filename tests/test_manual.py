@@ -3,10 +3,25 @@
 # terms.
 
 import ast
+import os
 import re
+import subprocess
+import sys
+import tempfile
 import unittest
+from configparser import ConfigParser
 from importlib import import_module
 from pathlib import Path
+from unittest.mock import patch
+from xml.etree import ElementTree
+
+from cryptography.fernet import Fernet
+
+import trytond.config as config
+from trytond.modules.authentication_totp import notice, settings
+from trytond.pool import Pool
+
+from .tools import TOTPTestCase
 
 MODULE = 'trytond.modules.authentication_totp'
 TESTS = Path(__file__).parent
@@ -22,6 +37,28 @@ NAME = re.compile(
     r'\.(?!(?:py|xml)``)[\w.]+)``')
 FILE = re.compile(r'``(\w+)\.py``')
 SCENARIO = re.compile(r'``tests/(\w+\.rst)``')
+# The messages that are a part of others, or no trouble
+PARTS = {
+    f'msg_totp_{name}' for name in [
+        'either', 'seconds', 'minutes', 'recovery_codes_file',
+        'authenticator', 'authenticator_line', 'authenticator_line_used',
+        'parameter_algorithm', 'parameter_digits', 'parameter_period',
+        'event_subject', 'token_name']}
+# What puts its text into the log or on the standard error
+SPEAKERS = {'error', 'exception', 'exit', 'log', 'tell', 'warning'}
+# The settings without a default, of trytond, its modules and uWSGI
+OTHER_SETTINGS = {
+    'web': {'hostname'},
+    'ssl': {'certificate', 'privatekey'},
+    'ldap_authentication': {'uri', 'create_user'},
+    'uwsgi': {'enable-threads'},
+    }
+LOAD = """
+import trytond.config as config
+config.update_etc({!r})
+from trytond.pool import Pool
+Pool.start()
+"""
 
 
 def tables(name):
@@ -41,7 +78,53 @@ def tables(name):
             rows[-1].append(line[len(CELL):])
         elif rows and line.startswith(REST):
             rows[-1][-1] += f'\n{line.strip()}'
+        elif rows and not line:
+            rows[-1][-1] += '\n'
     return found
+
+
+def first_cells(page):
+    "The paragraphs in the first column of the tables of the page, as text"
+    return {
+        ' '.join(paragraph.replace('``', '').split())
+        for _, *rows in tables(page)
+        for cell, *_ in rows
+        for paragraph in re.split(r'\n\s*\n', cell)}
+
+
+def ini_blocks(page):
+    "The examples of configuration files on the page"
+    return [
+        re.sub('(?m)^ +', '', block)
+        for block in re.findall(
+            r'\.\. code-block:: ini\n((?:\n| +.*\n)+)',
+            (DOC / page).read_text(encoding='utf-8'))]
+
+
+def shape(node):
+    "The text of the expression with … for what changes, or None"
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
+        node = node.left
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.sub('%[a-z]', '…', node.value)
+    if isinstance(node, ast.JoinedStr):
+        return ''.join(map(shape, node.values))
+    if isinstance(node, ast.FormattedValue):
+        return '…'
+
+
+def spoken():
+    "What the package logs, and what the command and the settings refuse with"
+    for room in ROOMS:
+        path = TESTS.parent / f'{room}.py'
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, 'attr', getattr(node.func, 'id', None))
+            for text in filter(None, map(shape, node.args)):
+                if name in SPEAKERS or text.startswith("must be "):
+                    yield room, text
+                break
 
 
 @unittest.skipUnless(DOC.is_dir(), "the manual is not installed")
@@ -123,3 +206,113 @@ class ManualTestCase(unittest.TestCase):
                     imported - {'exceptions'}, set(FILE.findall(imports)))
                 listed.append(room)
         self.assertEqual(sorted(listed), sorted(ROOMS))
+
+
+@unittest.skipUnless(DOC.is_dir(), "the manual is not installed")
+class TroubleTestCase(unittest.TestCase):
+    "Test that people find what they read on the page what_to_do_when"
+
+    def test_messages(self):
+        "Test that each message is on the page, with … for what changes"
+        texts = {}
+        for record in ElementTree.parse(
+                TESTS.parent / 'message.xml').iter('record'):
+            texts[record.get('id')] = [
+                re.sub(r'%\(\w+\)s', '…', field.text) for field in record]
+        self.assertLessEqual(PARTS, texts.keys())
+        listed = first_cells('what_to_do_when.rst')
+        for name in texts.keys() - PARTS:
+            for text in texts[name]:
+                with self.subTest(name=name):
+                    self.assertTrue(text in listed, text)
+
+    def test_spoken(self):
+        "Test that each line of the log and of the command is on the page"
+        listed = first_cells('what_to_do_when.rst')
+        lines = list(spoken())
+        self.assertGreater(len(lines), 40)
+        for room, text in lines:
+            pattern = re.compile(re.escape(text).replace('…', '.+'))
+            with self.subTest(room=room):
+                self.assertTrue(any(map(pattern.fullmatch, listed)), text)
+
+
+@unittest.skipUnless(DOC.is_dir(), "the manual is not installed")
+class ExamplesTestCase(unittest.TestCase):
+    "Test that the examples of configuration files are right"
+
+    def test_names(self):
+        "Test that each setting in an example exists"
+        count = 0
+        for page in DOC.glob('*.rst'):
+            for block in ini_blocks(page.name):
+                example = ConfigParser(interpolation=None)
+                example.read_string(block)
+                for section in example.sections():
+                    known = OTHER_SETTINGS.get(section, set()) | set(
+                        config.TrytonConfigParser().options(section)
+                        if config.TrytonConfigParser().has_section(section)
+                        else [])
+                    if section == 'authentication_totp':
+                        known = settings._SETTINGS.keys()
+                    with self.subTest(page=page.name, section=section):
+                        self.assertLessEqual(
+                            set(example.options(section)), known)
+                    count += 1
+        self.assertGreater(count, 40)
+
+    def test_load(self):
+        "Test that a server starts with each file and has nothing to report"
+        blocks = ini_blocks('examples.rst')
+        self.assertEqual(len(blocks), 5)
+        for block in blocks:
+            with self.subTest(block=block), \
+                    tempfile.TemporaryDirectory() as folder:
+                keys = Path(folder, 'keys')
+                keys.touch(mode=0o600)
+                keys.write_bytes(Fernet.generate_key())
+                block, count = re.subn(
+                    '(?m)^encryption_keys = .*', f'encryption_keys = {keys}',
+                    block)
+                self.assertEqual(count, 1)
+                # The library for PostgreSQL may be missing
+                block, count = re.subn(
+                    'uri = postgresql://.*', 'uri = sqlite://', block)
+                self.assertEqual(count, 1)
+                path = Path(folder, 'trytond.conf')
+                path.write_text(block)
+                done = subprocess.run(
+                    [sys.executable, '-c', LOAD.format(str(path))],
+                    env={name: value for name, value in os.environ.items()
+                        if not name.startswith('TRYTOND_')},
+                    capture_output=True, text=True)
+                self.assertEqual((done.returncode, done.stderr), (0, ''))
+
+
+@unittest.skipUnless(DOC.is_dir(), "the manual is not installed")
+class PoliciesTestCase(TOTPTestCase):
+    "Test that the policies of the manual are right"
+
+    def policies(self):
+        for page in DOC.glob('*.rst'):
+            for block in ini_blocks(page.name):
+                if found := re.search('(?m)^authentications = (.*)', block):
+                    yield found[1]
+        for _, *rows in tables('policies.rst'):
+            for policy, *_ in rows:
+                yield policy.strip().strip('`')
+
+    def test_policies(self):
+        "Test that the server has nothing to report about a policy"
+        policies = set(self.policies())
+        self.assertGreater(len(policies), 10)
+        with self.transaction():
+            User = Pool().get('res.user')
+            with patch.object(
+                    User, '_login_ldap', lambda *_: None, create=True):
+                for policy in policies:
+                    self.set_config('session', 'authentications', policy)
+                    with self.subTest(policy=policy), \
+                            patch.object(notice, '_told', set()), \
+                            self.assertNoLogs(MODULE, 'ERROR'):
+                        User.check_authentications()
