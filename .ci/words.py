@@ -20,7 +20,7 @@ FILES = [
 # Code between the sentences of reStructuredText
 CODE = re.compile(
     r'^( *)\.\. code-block::.*(?:\n(?:\1 +.*)?$)*|``[^`]+``', re.MULTILINE)
-MSGID = re.compile(r'^msgid ((?:".*"\n)+)', re.MULTILINE)
+MSGID = re.compile(r'^msgid(?:_plural)? ((?:".*"\n)+)', re.MULTILINE)
 
 
 def read_rules():
