@@ -17,9 +17,10 @@ ROOT = Path(__file__).parent.parent
 FILES = [
     '*.rst', 'CHANGELOG', 'doc/*.rst', 'message.xml', 'event_email.html',
     'view/*.xml', 'locale/*.po']
-# Code between the sentences of reStructuredText
+# Code and names between the sentences of reStructuredText
 CODE = re.compile(
-    r'^( *)\.\. code-block::.*(?:\n(?:\1 +.*)?$)*|``[^`]+``', re.MULTILINE)
+    r'^( *)\.\. code-block::.*(?:\n(?:\1 +.*)?$)*'
+    r'|``[^`]+``|:\w+:`[^`<]+`|<[^>]+>`', re.MULTILINE)
 MSGID = re.compile(r'^msgid(?:_plural)? ((?:".*"\n)+)', re.MULTILINE)
 
 
