@@ -25,11 +25,13 @@ doc: .venv/bin/sphinx-build
 screenshots: e2e
 	.e2e/venv/bin/python -m e2e.screenshots
 
-style: .venv/bin/ruff
+style: .venv/bin/ruff .venv/bin/codespell
 	.venv/bin/ruff check .
+	.venv/bin/codespell --skip locale,LICENSE,_build,build,dist,*.png
+	@$(PYTHON) .ci/words.py
 
-.venv/bin/tox .venv/bin/ruff .venv/bin/sphinx-build:
+.venv/bin/tox .venv/bin/ruff .venv/bin/codespell .venv/bin/sphinx-build:
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet tox ruff sphinx
+	.venv/bin/pip install --quiet tox ruff codespell sphinx
 
 .PHONY: bench demo demo-clean doc e2e e2e-gtk screenshots style test

@@ -234,12 +234,12 @@ def measure():
         for (authentications, count, sent, waiting, rate), result in zip(
             ATTACKS, results, strict=True)]
     return [
-        f'{WORKERS} workers of {tools.THREADS} threads; {HONEST} honest users '
-        f'log in every {INTERVAL} seconds, {QUIET_SECONDS} seconds alone and '
-        f'{SECONDS} seconds attacked over {CONNECTIONS} connections. The time '
-        'alone is the one of all phases with the same authentications. The '
-        'rows are those in the table at the end, `rows written/s` those of '
-        'all tables.\n',
+        f'{WORKERS} workers of {tools.THREADS} threads. {HONEST} honest users '
+        f'log in every {INTERVAL} seconds, for {QUIET_SECONDS} seconds alone '
+        f'and for {SECONDS} seconds during an attack over {CONNECTIONS} '
+        'connections. The times alone are those of all phases with the same '
+        'authentications. The columns `rows of` count the rows in the tables '
+        'at the end, and `rows written/s` counts those of all tables.\n',
         tools.table([
                 'authentications', 'attacked', 'waiting', 'sent',
                 'guesses/s wanted', 'guesses/s', 'answers', 'honest logins',

@@ -129,7 +129,7 @@ def sizes_table(sizes):
                     'constant'])
     return tools.table([
             'table', 'users', 'rows', 'bytes with indexes',
-            'bytes per user more than empty', 'goal'], rows)
+            'bytes per user above empty', 'goal'], rows)
 
 
 def authenticators_table(size, now):
@@ -149,7 +149,7 @@ def authenticators_table(size, now):
     medians = {
         number: statistics.median(values) for number, values in times.items()}
     return tools.table(
-        ['authenticators', 'step ms', 'more than 1, ms', 'goal'], [
+        ['authenticators', 'step ms', 'ms above 1', 'goal'], [
             [number, tools.milliseconds(median),
                 tools.milliseconds(median - medians[1]), f'≤ {MARGIN}']
             for number, median in medians.items()])
@@ -192,5 +192,5 @@ def measure():
         tables.append(logins_table(sizes[0], now))
         tables.append(authenticators_table(sizes[0], now))
     return [
-        f'Medians of {tools.scaled(STEPS)} steps with their commit and '
-        f'{tools.scaled(LOGINS)} logins of each kind.\n', *tables]
+        f'Medians of {tools.scaled(STEPS)} steps with their commit, and '
+        f'of {tools.scaled(LOGINS)} logins of each kind.\n', *tables]

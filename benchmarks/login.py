@@ -29,9 +29,9 @@ STEPS = 121
 AUTHENTICATORS = 5
 GOAL = 1.03
 PASSWORD = 'password'
-CLEAR = 'password+totp, in clear'
-SEALED = 'password+totp, sealed'
-FIVE = f'password+totp, sealed, {AUTHENTICATORS} authenticators'
+CLEAR = 'password+totp, unencrypted'
+SEALED = 'password+totp, encrypted'
+FIVE = f'password+totp, encrypted, {AUTHENTICATORS} authenticators'
 RECOVERY = 'password+totp, recovery code'
 SMS = 'password+sms'
 VARIANTS = [PASSWORD, CLEAR, SEALED, FIVE, RECOVERY, SMS]
@@ -142,14 +142,16 @@ def measure():
             goal = f'CPU / password ≤ {GOAL}; CPU / sms ≤ 1: {ratio:.3f}'
         rows.append([*row, goal])
     return [
-        f'Medians of {RUNS} runs of {tools.scaled(LOGINS)} logins each, and '
-        'from which to which run they went.\n',
+        f'Medians of {RUNS} runs of {tools.scaled(LOGINS)} logins each, '
+        'with the lowest and the highest run in parentheses.\n',
         tools.table([
                 'login', 'CPU ms', 'CPU / password', 'wall ms',
                 'wall / password', 'goal'], rows),
-        'The CPU of argon2 varies by more than all the rest takes. Runs of '
-        f'{tools.scaled(CHEAP_LOGINS)} logins with a hash that costs nothing; '
-        'the ratio adds what is more to the CPU of the password above:\n',
+        'The CPU time of argon2 varies by more than everything else takes. '
+        'The next table shows runs of '
+        f'{tools.scaled(CHEAP_LOGINS)} logins with a password hash that takes '
+        'no time. Its ratio adds the difference to the CPU time of the '
+        'password above:\n',
         cheap_table(cheap_runs, runs)]
 
 
@@ -166,5 +168,5 @@ def cheap_table(runs, dear_runs):
                 f'{1 + statistics.median(more) / password / 1e3:.3f}',
                 f'≤ {GOAL}' if variant in {SEALED, FIVE} else ''])
     return tools.table([
-            'login', 'CPU ms', 'CPU ms more than password',
+            'login', 'CPU ms', 'CPU ms above password',
             'CPU / password', 'goal'], rows)

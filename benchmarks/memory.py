@@ -71,7 +71,7 @@ def measure():
                 for values in zip(*runs[variant], strict=True))]
         for variant in VARIANTS]
     return [
-        f'MiB, medians of {RUNS} servers with {tools.THREADS} threads.\n',
+        f'Medians of {RUNS} servers with {tools.THREADS} threads, in MiB.\n',
         tools.table([
                 'module', 'RSS at start', 'PSS at start',
                 f'RSS after {tools.scaled(LOGINS)} logins',

@@ -27,9 +27,9 @@ PACKAGES = [
 HEAD = """\
 # What a login costs
 
-`make bench` wrote this file; `make bench TOPIC=NAME` writes the section of one
-topic anew. The variants of a table took turns, so compare the numbers of one
-table only.
+`make bench` generates this file, and `make bench TOPIC=NAME` replaces the
+section of one topic. The variants in a table were measured in turns. Compare
+only numbers in the same table.
 """
 
 
@@ -93,14 +93,16 @@ def main():
         'topics', nargs='*', metavar='TOPIC', help=', '.join(TOPICS))
     parser.add_argument(
         '--series', nargs='+', choices=SERIES, default=SERIES,
-        help="the series of trytond; the sections then hold only these")
+        help="the series of trytond to measure; the sections then contain "
+        "only these")
     parser.add_argument(
         '--quick', action='store_true',
-        help="see that it works, with sizes that tell nothing; write nothing")
+        help="only check that the benchmarks run: measure small sizes and "
+        "write nothing")
     arguments = parser.parse_args()
     topics = arguments.topics or TOPICS
     if unknown := set(topics).difference(TOPICS):
-        parser.error(f"no topic: {', '.join(unknown)}")
+        parser.error(f"unknown topic: {', '.join(unknown)}")
     for series in arguments.series:
         build_server(
             FOLDER / series, *PACKAGES,

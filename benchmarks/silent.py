@@ -33,11 +33,11 @@ FREE = guess.FREE_FAILURES
 REQUESTS = {
     'first wrong code': 0,
     'third wrong code, which records an event': FREE - 1,
-    'code while it has to wait': FREE,
+    'code during the delay': FREE,
     }
 UNKNOWN, WITHOUT, ONE = 'unknown', 'without TOTP', 'one authenticator'
 FIVE = f'{AUTHENTICATORS} authenticators'
-WAITING = 'waiting since before'
+WAITING = 'already waiting'
 
 
 def auc(first, second):
@@ -166,8 +166,8 @@ def measure():
         waiting = guesser.run({
                 **guesser.logins, WAITING: guesser.waiting.login}, 1, tries)
     return [
-        f'Medians of {tries} tries, which took turns, and for each pair of '
-        'logins the chance that the first takes longer (AUC): 0.5 tells '
-        'nothing, 0 and 1 tell it with certainty.\n',
+        f'Medians of {tries} attempts, made in turns. The AUC of a pair of '
+        'logins is the probability that the first takes longer: 0.5 reveals '
+        'nothing, 0 and 1 reveal the difference with certainty.\n',
         table(times, REQUESTS),
         table(waiting, {'first code': 0})]

@@ -130,9 +130,9 @@ def codes():
                     ('passlib', 'passlib TOTP.match', ''),
                     ('new passlib', 'passlib TOTP(…).match', ''),
                     ('match', 'totp.py match', f'≤ {GOAL}'),
-                    ('clear', 'open a set of 1 in clear, verify', ''),
-                    ('one', 'open a sealed set of 1, verify', ''),
-                    ('five', f'open a sealed set of {AUTHENTICATORS}, verify',
+                    ('clear', 'read an unencrypted set of 1, verify', ''),
+                    ('one', 'decrypt a set of 1, verify', ''),
+                    ('five', f'decrypt a set of {AUTHENTICATORS}, verify',
                         ''),
                     ('pyotp', 'pyotp TOTP.verify', ''),
                     ('hmac', 'three hmac.digest', '')]:
@@ -141,7 +141,7 @@ def codes():
                         tools.spread(times[key], '{:.1f}'),
                         f'{ratios[key]:.2f}', goal])
     return tools.table([
-            'code', 'window', 'what', 'µs (of which to which run)',
+            'code', 'window', 'measured', 'µs (lowest to highest run)',
             '/ passlib match', 'goal'], rows)
 
 
@@ -194,7 +194,7 @@ def count_statements(one, five, now):
             a - b for a, b in zip(
                 counts[name], counts['password'], strict=True)]
         rows.append([
-                f'the step: {name} less password', *difference,
+                f'the step: {name} minus password', *difference,
                 '≤ 1 read, ≤ 1 write'])
     text = '\n'.join(
         f'{i}. `{" ".join(query.split())}`'
@@ -250,10 +250,10 @@ def profile(user, authenticators, now):
     return (
         'A step (`Counter.verify`, `Counter.consume`) with '
         f'{authenticators} takes '
-        f'{times[0]:.0f} µs, {times[1]:.0f} µs with its commit; '
-        f'{total:.0f} µs under the profiler, which makes calls dearer:\n\n'
+        f'{times[0]:.0f} µs, or {times[1]:.0f} µs with its commit. Under the '
+        f'profiler, which slows calls down, it takes {total:.0f} µs:\n\n'
         + tools.table([
-                'function', 'where', 'calls', 'own µs', 'with callees µs'],
+                'function', 'where', 'calls', 'own µs', 'cumulative µs'],
             rows))
 
 

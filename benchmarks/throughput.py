@@ -110,7 +110,7 @@ def measure():
     tools.set_passwords(DATABASE, CHEAP_HASH)
     rows += run(clients, cheap=True)
     return [
-        f'Workers of {tools.THREADS} threads.\n',
+        f'Each worker has {tools.THREADS} threads.\n',
         tools.table([
                 'hash', 'workers', 'clients', 'authentications', 'logins',
                 'refused', 'logins/s', '/ password', 'p50 ms', 'p95 ms',

@@ -275,7 +275,7 @@ def step(user, code):
     pool = Pool()
     Counter = pool.get('res.user.totp_counter')
     User = pool.get('res.user')
-    query = User._query_login(user.login, enrolled=True)
+    query = User._query_login(user.login, {}, enrolled=True)
     Counter.consume(Counter.verify(query, code))
 
 
