@@ -59,8 +59,8 @@ class SilentTestCase(TOTPTestCase):
         "Test that the code of the secret that is nobody's is wrong as well"
         without, _ = self.user()
         with_totp, user_id = self.user(OTHER_KEY)
-        nobodys = [secret_from(KEY).values] * 10
-        with patch.object(authenticator, '_NOBODYS', nobodys):
+        dummies = [secret_from(KEY).values] * 10
+        with patch.object(authenticator, '_DUMMIES', dummies):
             for authentications in ['totp', 'totp+password']:
                 self.set_config('session', 'authentications', authentications)
                 for login in [without, f'{without} not', with_totp]:
