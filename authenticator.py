@@ -144,7 +144,7 @@ class UserTOTPCounter(ModelSQL):
         failure. The caller must commit before it answers the client.
         Raise TOTPCodeRepeatedError, and count no failure, if the code comes
         again from the network that used it, while the authenticator shows it.
-        Raise TOTPUnreadableError if no key opens the secrets of the user.
+        Raise TOTPUnreadableError if no key decrypts the secrets of the user.
         Raise TOTPWaitError, without checking the code, after too many failures
         (RFC 4226 section 7.3, NIST SP 800-63B-4 section 3.2.2).
         The code stays usable until consume accepts the match.
@@ -263,7 +263,7 @@ class UserTOTPCounter(ModelSQL):
         """Return the numbers of the authenticators, the Secret and State of
         each, and whether they have to be sealed again.
 
-        Raise ValueError if no key opens them.
+        Raise ValueError if no key decrypts them.
         """
         pool = Pool()
         User = pool.get('res.user')

@@ -245,7 +245,7 @@ class User(metaclass=PoolMeta):
 
         It checks neither a code nor access rights: the caller must do so.
         Raise TOTPSetupError if there is no such authenticator, and
-        TOTPUnreadableError if no key opens the secrets.
+        TOTPUnreadableError if no key decrypts the secrets.
         """
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
