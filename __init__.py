@@ -6,17 +6,16 @@ import sys
 
 from . import settings
 
-# The command imports this before it has read its configuration, and checks
-# the settings by itself
+# The command imports this package before it reads its configuration, and
+# checks the settings itself
 if 'trytond.pool' in sys.modules:
     try:
-        # Who updates a database is often another user than that of the server
+        # An update often runs as a user who may not read the key file
         settings.check(needs_keys='trytond.admin' not in sys.modules)
     except settings.SettingError as error:
-        # The server imports every module at start, whatever the database: a
-        # line on stderr is what its administrator can read. A worker of
-        # trytond drops what a SystemExit says.
+        # This runs when the server starts, and its administrator reads
+        # stderr. A worker of trytond drops the message of a SystemExit.
         print(error, file=sys.stderr)
-        # Gunicorn starts a worker again for ever unless it ends with this
+        # Gunicorn restarts a worker endlessly unless it exits with this code
         raise SystemExit(3) from None
     settings.tell()

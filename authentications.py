@@ -3,8 +3,8 @@
 # terms.
 """The names in the setting authentications of the section session
 
-Trytond stops a chain at a name that is not a login method, and accepts the
-user whom the methods before it have accepted. A misprint would therefore turn
+Trytond stops a chain at a name that is not a login method, and logs in the
+user that the methods before it have accepted. A misprint would therefore turn
 the second factor off.
 """
 
@@ -14,10 +14,10 @@ import trytond.config as config
 
 
 class Method(NamedTuple):
-    """A login method as it stands in the setting
+    """A login method as the setting names it
 
     chain: the methods that are required together, as a text
-    name: what stands before the question mark
+    name: the text before the question mark
     options: the names after the question mark
     """
     chain: str
@@ -28,7 +28,8 @@ class Method(NamedTuple):
 def strip():
     """Remove the blanks at the ends of the setting.
 
-    An environment variable may have them. In the file they do no harm.
+    An environment variable may have them. The parser of the configuration file
+    removes them.
     """
     value = config.get('session', 'authentications')
     if value is not None and value != value.strip():
@@ -43,7 +44,7 @@ def methods():
         for index, text in enumerate(chain.split('+')):
             name, mark, options = text.partition('?')
             if not index:
-                # Trytond knows no options of the first method
+                # Trytond takes no options for the first method of a chain
                 name, mark = text, ''
             found.append(
                 Method(chain, name, options.split(':') if mark else []))

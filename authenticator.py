@@ -25,22 +25,22 @@ logger = logging.getLogger(__name__)
 
 # The root user has no secret
 _NOBODY = 0
-# The setting max_authenticators allows no more
+# The largest value of the setting max_authenticators
 _MOST = 10
-# Secrets that nobody has
-_NOBODYS = [totp.Secret.new(160, 'sha1', 6, 30).values for _ in range(_MOST)]
+# Secrets of no user, which make the work the same for every login
+_DUMMIES = [totp.Secret.new(160, 'sha1', 6, 30).values for _ in range(_MOST)]
 
 
 class Match(NamedTuple):
-    """A right code, which consume accepts
+    """A right code, to be accepted by consume
 
     user: the id of its user
-    failures: those of its kind when it was verified, as guess.py counts them
-    number: of the authenticator that made it, None for a recovery code
+    failures: the Failures of its kind when it was verified
+    number: the number of its authenticator, None for a recovery code
     state: the new State of that authenticator
-    stale: whether the secrets of the user have to be sealed anew
+    stale: whether the secrets of the user have to be sealed again
     recovery_code: the id of the recovery code, if it is one
-    generation: of the secrets, None for a recovery code
+    generation: the generation of the secrets, None for a recovery code
     """
     user: int
     failures: tuple
@@ -52,13 +52,14 @@ class Match(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What is stored of the user whose code is verified
+    """What the database stores about the user whose code is verified
 
-    failures: the wrong codes so far, as guess.py counts them
+    failures: the Failures of the kind of the code
     secrets: the sealed secrets in force, None if there are none
-    generation: of the secrets
-    states: the State of each authenticator by its number
-    networks: from where its last code was accepted, by its number
+    generation: the generation of the secrets
+    states: the State of each authenticator, by number
+    networks: the network that the last accepted code of each authenticator
+        came from, by number
     """
     failures: tuple
     secrets: str | None
@@ -70,17 +71,18 @@ class Stored(NamedTuple):
 class UserTOTPCounter(ModelSQL):
     """An authenticator of a user, with the last code that was accepted
 
-    The rows are separate from res.user, so that no login waits for somebody
-    who edits the user. They have no foreign key for the same reason.
+    The rows are separate from res.user, so that no login waits for a
+    transaction that edits the user. They have no foreign key for the same
+    reason.
 
-    The rows of the root user, who has no authenticator, are read along with
-    those of another user, so that the number of rows read is always the same.
+    The root user has rows, but no authenticator. They are read along with
+    those of another user, so that each login reads the same number of rows.
     """
     __name__ = 'res.user.totp_counter'
     __string__ = "TOTP Counter"
 
     user = fields.Integer("User", required=True)
-    # Tells the authenticators of a user apart, and is never given again
+    # Unique among the authenticators of a user, and never reused
     number = fields.Integer("Number", required=True)
     name = fields.Char("Name", required=True)
     since = fields.DateTime("Since", required=True)
@@ -88,7 +90,7 @@ class UserTOTPCounter(ModelSQL):
     counter = fields.Integer("Counter", required=True)
     drift = fields.Integer("Drift", required=True)
     resync = fields.Integer("Resync")
-    # From where the last code was accepted
+    # The network that the last accepted code came from
     network = fields.Char("Network")
 
     @classmethod
@@ -118,8 +120,8 @@ class UserTOTPCounter(ModelSQL):
     def match(cls, secret, code):
         """Return the counter of the time step for which code is right.
 
-        secret: a new one, which nobody has confirmed yet
-        Raise TOTPCodeError if it is right for none.
+        secret: a new Secret, which no code has confirmed yet
+        Raise TOTPCodeError if code is right for no time step.
         """
         if settings.missing_libraries():
             raise refusal.UNREADABLE.get_error()
@@ -136,15 +138,15 @@ class UserTOTPCounter(ModelSQL):
         user: the id of the user, or a query for it that may find none
         code: a code or a recovery code; what a client sent, of any type
         known_device: whether it comes from a device that the user has used
-        decoy: the login, if the time must not tell whether it has TOTP
+        decoy: the login, if the time must not reveal whether it has TOTP
         Raise TOTPCodeError if the code is wrong, TOTPCodeUsedError if it or a
         later one was already accepted (RFC 6238 section 5.2), and count the
-        failure. The caller must commit it before the answer leaves.
-        Raise TOTPCodeRepeatedError without counting it if the code comes again
-        from the network that used it, while the authenticator shows it.
+        failure. The caller must commit before it answers the client.
+        Raise TOTPCodeRepeatedError, and count no failure, if the code comes
+        again from the network that used it, while the authenticator shows it.
         Raise TOTPUnreadableError if no key decrypts the secrets of the user.
-        Raise TOTPWaitError without looking at the code if there were too many
-        failures (RFC 4226 section 7.3, NIST SP 800-63B-4 section 3.2.2).
+        Raise TOTPWaitError, without checking the code, after too many failures
+        (RFC 4226 section 7.3, NIST SP 800-63B-4 section 3.2.2).
         The code stays usable until consume accepts the match.
         """
         pool = Pool()
@@ -172,7 +174,7 @@ class UserTOTPCounter(ModelSQL):
             elif stored and refused.counted:
                 wait = cls._count_failure(stored, refused, silent)
             else:
-                # Takes as long as counting one
+                # Do the same work as counting, so that time reveals nothing
                 Guess.fail(Guess.failures_of((_NOBODY, kind, 0, 0, '{}')))
             raise refused.get_error(wait)
         return match
@@ -227,10 +229,11 @@ class UserTOTPCounter(ModelSQL):
                     "unreadable TOTP secret of user %s", stored.failures.user)
             return None, refusal.UNREADABLE
         if silent:
-            # The same work for everybody, however many authenticators
+            # Do the same work however many authenticators the user has, so
+            # that time reveals nothing
             secrets += [
                 (totp.Secret.from_values(values), totp.State())
-                for values in _NOBODYS[
+                for values in _DUMMIES[
                     len(secrets):settings.get('max_authenticators')]]
         verdict, index, states = totp.verify(
             secrets, code, clock.now(), settings.get('tolerance'))
@@ -258,7 +261,7 @@ class UserTOTPCounter(ModelSQL):
     @classmethod
     def _open(cls, stored):
         """Return the numbers of the authenticators, the Secret and State of
-        each, and whether they have to be sealed anew.
+        each, and whether they have to be sealed again.
 
         Raise ValueError if no key decrypts them.
         """
@@ -268,7 +271,8 @@ class UserTOTPCounter(ModelSQL):
             raise ValueError(f"missing libraries: {missing}")
         sealed = stored.secrets if stored else None
         if not sealed or sealed.startswith(seal.CLEAR):
-            # Takes as long as with sealed secrets
+            # Do the same work as for sealed secrets, so that time reveals
+            # nothing
             keys = settings.get('encryption_keys')
             seal.unseal(_seal_for_nobody(keys), keys, owner=_NOBODY)
         if not sealed:
@@ -292,7 +296,7 @@ class UserTOTPCounter(ModelSQL):
 
     @classmethod
     def _count_failure(cls, stored, refused, silent):
-        "Count it and return the text that tells to wait, or None."
+        "Count the failure. Return the text about the wait, or None."
         pool = Pool()
         Event = pool.get('res.user.totp_event')
         Guess = pool.get('res.user.totp_guess')
@@ -306,7 +310,7 @@ class UserTOTPCounter(ModelSQL):
 
     @classmethod
     def _put_resync(cls, stored, states):
-        "Store what a refused code tells of the clocks of the authenticators."
+        "Store what a refused code reveals about the authenticators' clocks."
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         for number, state in states.items():
@@ -322,16 +326,17 @@ class UserTOTPCounter(ModelSQL):
 
         Return the generation of the secrets that made the code, None for a
         recovery code.
-        Raise DatabaseOperationalError, so that the login is tried again and
-        told why it is refused, if since the verification one as late was
-        accepted, the authenticator removed or another code refused.
+        Raise DatabaseOperationalError if, since the verification, a code for
+        the same or a later time step was accepted, the authenticator was
+        removed, or another code was refused. Trytond then repeats the login,
+        which finds out why the code is refused.
         """
         pool = Pool()
         Guess = pool.get('res.user.totp_guess')
         RecoveryCode = pool.get('res.user.totp_recovery_code')
         User = pool.get('res.user')
-        # A transaction of its own would need a second connection, and when
-        # many log in at once each would wait for the others to give theirs
+        # A separate transaction would need a second connection, and many
+        # simultaneous logins would wait for each other's connections
         if match.recovery_code:
             cls._check_first(RecoveryCode.use(match.recovery_code))
             Guess.unlock_by_recovery(match.user, match.recovery_code)
@@ -356,7 +361,7 @@ class UserTOTPCounter(ModelSQL):
 
     @classmethod
     def _check_first(cls, cursor):
-        # Where rows cannot be locked another request may have been faster
+        # Where rows cannot be locked, another request may have been faster
         if not cursor.rowcount:
             raise backend.DatabaseOperationalError("concurrent TOTP codes")
 
@@ -375,7 +380,7 @@ class UserTOTPCounter(ModelSQL):
     def add(cls, user_id, number, name, counter):
         """Create the row of an authenticator.
 
-        counter: the time step of its code that is already used, -1 for none
+        counter: the time step of the code that confirmed it, -1 for none
         """
         pool = Pool()
         Guess = pool.get('res.user.totp_guess')
@@ -398,7 +403,7 @@ class UserTOTPCounter(ModelSQL):
     def next_name(cls, user_id):
         """Return the name of the user's next authenticator.
 
-        user_id: None for the only authenticator of a user
+        user_id: None if it will be the only authenticator of its user
         """
         names = {c.name for c in cls.search([('user', '=', user_id)])}
         default = gettext('authentication_totp.msg_totp_authenticator')
@@ -434,7 +439,7 @@ class UserTOTPCounter(ModelSQL):
     @classmethod
     @without_check_access
     def rename(cls, user_id, number, name):
-        "Rename the authenticator, and return whether there is one."
+        "Rename the authenticator, and return whether it exists."
         counters = cls.search([
                 ('user', '=', user_id),
                 ('number', '=', number),
@@ -445,7 +450,7 @@ class UserTOTPCounter(ModelSQL):
     @classmethod
     @without_check_access
     def remove(cls, user_ids, number=None):
-        "Delete the rows of the users, only those with the number if given."
+        "Delete the rows of the users, or only those with the number."
         domain = [('user', 'in', user_ids)]
         if number is not None:
             domain.append(('number', '=', number))
@@ -454,7 +459,7 @@ class UserTOTPCounter(ModelSQL):
     @classmethod
     def status(cls, user_ids):
         """Return for each user a dictionary of the fields of res.user that
-        tell of the authenticators.
+        describe the authenticators.
         """
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
@@ -476,4 +481,4 @@ class UserTOTPCounter(ModelSQL):
 
 @functools.cache
 def _seal_for_nobody(keys):
-    return seal.seal(_NOBODYS[:1], keys, clock.now(), owner=_NOBODY)
+    return seal.seal(_DUMMIES[:1], keys, clock.now(), owner=_NOBODY)

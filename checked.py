@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"Wizards that take nothing but the fields of their pages"
+"Wizards that accept only the fields of their pages"
 
 from trytond.i18n import gettext
 from trytond.pool import Pool
@@ -11,9 +11,9 @@ from .exceptions import TOTPAccessError
 
 
 class CheckedWizard(Wizard):
-    """A wizard that refuses what its pages do not have
+    """A wizard that refuses all data but the fields of its pages
 
-    Tryton sets whatever attribute a client names, even one of the class, which
+    Tryton sets any attribute that a client names, even one of the class, which
     all users share.
     """
 
@@ -40,10 +40,10 @@ class CheckedWizard(Wizard):
 
 
 class ForgetfulWizard(CheckedWizard):
-    """A wizard whose session keeps nothing
+    """A wizard whose session stores no data
 
-    The clients send back all that they were shown, keys, files and recovery
-    codes too, and the session would keep it in the database.
+    Clients send back everything that they were shown, including keys, files
+    and recovery codes, and the session would store it in the database.
     """
 
     def _save(self):

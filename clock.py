@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"The time, read in one place, so that tests set it"
+"The time, read in one place so that tests can set it"
 
 import datetime as dt
 import time
@@ -15,7 +15,7 @@ def now():
 
 
 def today():
-    "Return the day in the time zone of the server."
+    "Return the current date in the time zone of the server."
     return dt.datetime.fromtimestamp(now(), timezone.SERVER).date()
 
 

@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"The decoys, in which logins without TOTP count their wrong codes"
+"The decoys, which count the wrong codes of logins without TOTP"
 
 import hashlib
 import hmac
@@ -11,15 +11,15 @@ from trytond.cache import Cache
 from trytond.model import ModelSingleton, ModelSQL, fields
 from trytond.transaction import Transaction
 
-# How many the logins without TOTP share
+# How many decoys the logins without TOTP share
 _DECOYS = 1000
 
 
 class UserTOTPDecoyKey(ModelSingleton, ModelSQL):
     """The key that chooses the decoy of a login
 
-    Nobody may know which logins share a decoy, or wrong codes for one of them
-    would tell whether the other has TOTP.
+    It keeps secret which logins share a decoy. Otherwise an attacker could
+    enter wrong codes for one of them to find out whether the other has TOTP.
     """
     __name__ = 'res.user.totp_decoy_key'
     __string__ = "TOTP Decoy Key"

@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"How a user sets TOTP up, changes it and turns it off"
+"How a user sets up, changes and turns off TOTP"
 
 from trytond.i18n import gettext
 from trytond.pool import Pool, PoolMeta
@@ -35,7 +35,7 @@ class User(metaclass=PoolMeta):
         return totp.display_name(f'{self.totp_account[:56]} ({number})')
 
     def totp_new_name(self, replaces=False):
-        """Return the name of the next authenticator, if the user gives none.
+        """Return the default name of the next authenticator.
 
         replaces: as in start_totp_setup
         """
@@ -54,7 +54,7 @@ class User(metaclass=PoolMeta):
     @classmethod
     def describe_totp_parameters(cls, secret):
         """Return a list of texts, one for each parameter of the secret that
-        most authenticators do not take without being told.
+        differs from the default of most authenticators.
         """
         return [
             gettext(
@@ -63,19 +63,19 @@ class User(metaclass=PoolMeta):
             for name, value in secret.unusual.items()]
 
     def start_totp_setup(self, code=None, replaces=False):
-        """Return a new secret, which waits for its proof.
+        """Return a new pending Secret, which a code has to confirm.
 
-        A secret that waited before is dropped, those in force stay. The new
-        one waits for as many seconds as the setting setup_timeout says.
+        It replaces an earlier pending secret; the secrets in force stay. It
+        expires after as many seconds as the setting setup_timeout says.
 
         code: a code made with a secret in force, or a recovery code, if the
             user has an authenticator
         replaces: whether the new secret will replace the authenticators and
-            the recovery codes; it takes no code in a session that began with
-            a recovery code at most setup_timeout ago
+            the recovery codes; this takes no code in a session that began
+            with a recovery code at most setup_timeout seconds ago
         Raise TOTPCodeError if the code is not accepted, TOTPSetupError if the
         user may have no more authenticators, and TOTPUnreadableError if no
-        code could be checked.
+        code can be checked.
         """
         if settings.missing_libraries():
             raise TOTPUnreadableError(
@@ -94,20 +94,20 @@ class User(metaclass=PoolMeta):
         return secret
 
     def finish_totp_setup(self, code, name=None):
-        """Bring the waiting secret into force by a code that proves it.
+        """Confirm the pending secret with a code, so that it takes effect.
 
-        code: a code made with the waiting secret
-        name: of the new authenticator, "Authenticator" by default
+        code: a code made with the pending secret
+        name: the name of the new authenticator, "Authenticator" by default
         Return the recovery codes, if there are new ones.
-        Raise TOTPSetupError if no secret waits, if it waited for too long or
-        if the user may have no more authenticators, and TOTPCodeError if the
-        code is not accepted.
+        Raise TOTPSetupError if no secret is pending, if it has expired or if
+        the user may have no more authenticators, and TOTPCodeError if the code
+        is not accepted.
         """
         self.count_pending_totp_code()
         try:
             self._confirm_totp_setup(code, name)
         except TOTPCodeError:
-            # So that the count stays
+            # Keep the count of codes
             Transaction().commit()
             raise
         return self.first_totp_recovery_codes()
@@ -115,7 +115,7 @@ class User(metaclass=PoolMeta):
     def first_totp_recovery_codes(self):
         """Return new recovery codes if the user has none left.
 
-        It takes no code: the caller answers for the proof.
+        It takes no code: the caller must have accepted one.
         """
         pool = Pool()
         RecoveryCode = pool.get('res.user.totp_recovery_code')
@@ -125,7 +125,7 @@ class User(metaclass=PoolMeta):
 
     def is_totp_recovered(self):
         """Return whether the user is in a session that began with a recovery
-        code, at most setup_timeout ago.
+        code, at most setup_timeout seconds ago.
         """
         pool = Pool()
         Session = pool.get('ir.session')
@@ -133,7 +133,7 @@ class User(metaclass=PoolMeta):
             and Session.is_totp_recovered())
 
     def _confirm_totp_setup(self, code, name=None):
-        "Do what finish_totp_setup does, without recovery codes."
+        "Do what finish_totp_setup does, but make no recovery codes."
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
         pending, secret, replaces = self.get_pending_totp_secret()
@@ -142,14 +142,15 @@ class User(metaclass=PoolMeta):
             secret, name, counter, replaces=replaces, pending=pending)
 
     def set_totp_key(self, key, name=None):
-        """Set a key in force at once, as the only one and without any proof.
+        """Put a key into force at once, as the only one, without a code.
 
-        For server code only: whoever calls it answers for the proof.
+        For server code only: the caller must make sure that the user has the
+        key.
 
         key: the key in base32, of at least 128 bits
-        name: of the authenticator, "Authenticator" by default
+        name: the name of the authenticator, "Authenticator" by default
         The algorithm, digits and period are those of the settings.
-        Raise ValueError if the key is not such a key.
+        Raise ValueError if the key is not base32 of at least 128 bits.
         """
         secret = totp.Secret.from_key(key, **settings.parameters())
         self._add_totp_secret(secret, name, replaces=True)
@@ -192,7 +193,7 @@ class User(metaclass=PoolMeta):
                 gettext('authentication_totp.msg_totp_max_authenticators'))
 
     def _check_totp_failures(self):
-        "Check that another authenticator would not lock the codes."
+        "Raise TOTPSetupError if another authenticator would lock the codes."
         pool = Pool()
         Guess = pool.get('res.user.totp_guess')
         authenticators = len(self.list_totp_authenticators())
@@ -201,15 +202,15 @@ class User(metaclass=PoolMeta):
                 gettext('authentication_totp.msg_totp_too_many_failures'))
 
     def list_totp_authenticators(self):
-        """Return a list of dictionaries that describe the authenticators: the
-        number, the name, since when, and when last used.
+        """Return a list of dictionaries that describe the authenticators:
+        number, name, when it was set up and when it was last used.
         """
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
         return Counter.describe(self.id)
 
     def rename_totp_authenticator(self, number, name, code):
-        """Give the authenticator with the number another name.
+        """Rename the authenticator with the number.
 
         code: a code made with a secret in force, or a recovery code
         Raise TOTPCodeError if the code is not accepted, and TOTPSetupError if
@@ -226,9 +227,9 @@ class User(metaclass=PoolMeta):
             [self], 'renamed', authenticator=Counter.get_name(self.id, number))
 
     def remove_totp_authenticator(self, number, code):
-        """Remove the authenticator with the number, the others stay.
+        """Remove the authenticator with the number, and keep the others.
 
-        To remove the last one is to turn TOTP off.
+        Removing the last one turns off TOTP.
 
         code: a code made with a secret in force, or a recovery code
         Raise as remove_totp does, and TOTPSetupError if there is no such
@@ -244,7 +245,7 @@ class User(metaclass=PoolMeta):
     def drop_totp_authenticator(self, number):
         """Remove the authenticator with the number, which is not the last.
 
-        Whoever calls it answers for the proof.
+        It checks neither a code nor access rights: the caller must do so.
         Raise TOTPSetupError if there is no such authenticator, and
         TOTPUnreadableError if no key decrypts the secrets.
         """
@@ -285,9 +286,9 @@ class User(metaclass=PoolMeta):
     def reset_totp(cls, users, tell=True):
         """Remove the authenticators and the recovery codes of the users.
 
-        It takes no code, but the right to write each of the users.
+        It takes no code, but requires the right to write each of the users.
 
-        tell: whether they are told by e-mail
+        tell: whether the users are told by e-mail
         """
         pool = Pool()
         Event = pool.get('res.user.totp_event')
@@ -317,7 +318,7 @@ class User(metaclass=PoolMeta):
         pool = Pool()
         Device = pool.get('res.user.device')
         Session = pool.get('ir.session')
-        # Empties the caches and runs the triggers
+        # An empty write clears the caches and runs the triggers
         cls.write(users, {})
         Session.clear(users)
         Device.clear([u.login for u in users])
@@ -337,12 +338,12 @@ class User(metaclass=PoolMeta):
         return codes
 
     def verify_totp_code(self, code):
-        """Accept the code, which is used up, or count a failure.
+        """Accept the code and use it up, or count a failure.
 
         code: a code made with a secret in force, or a recovery code; what a
             client sent, of any type
-        Raise TOTPCodeError if it is not accepted. The transaction is committed
-        before, so that the count stays: call it before anything is written.
+        Raise TOTPCodeError if it is not accepted. To keep the count, this
+        commits the transaction first: call it before anything is written.
         A blank code is not counted.
         """
         pool = Pool()

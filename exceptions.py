@@ -61,7 +61,7 @@ class TOTPAccessError(AccessError):
 class TOTPSetupException(LoginException):
 
     def __str__(self):
-        # The message holds the key, and what is raised may be logged
+        # The message contains the key, and exceptions may be logged
         return "TOTP has to be set up"
 
     __repr__ = __str__

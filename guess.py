@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"The count of wrong codes, which makes guessing wait and finally locks codes"
+"The count of wrong codes, which cause delays and finally a lockout"
 
 import datetime as dt
 import json
@@ -22,39 +22,39 @@ from trytond.transaction import Transaction
 from . import clock, settings
 from .exceptions import TOTPWaitError
 
-# How many consecutive failures are free of waiting
+# From this number of consecutive failures on, the user has to wait
 FREE_FAILURES = 3
-# Several authenticators divide the limit, but an owner may always mistype
+# Several authenticators divide the limit, but must leave room for misprints
 _MIN_LIMIT = 3
 _MIN_WAIT = 30
 _MAX_WAIT = 60 * 60
-# The failures of each kind count apart
+# The failures of each kind are counted separately
 _ELSEWHERE = 'elsewhere'
 _KNOWN_DEVICE = 'known_device'
 _RECOVERY = 'recovery'
 _KINDS = [_ELSEWHERE, _KNOWN_DEVICE, _RECOVERY]
-# Recovery codes are too long to be guessed, so they neither wait nor lock
+# Recovery codes are too long to guess, so wrong ones cause no delay or lockout
 _LOCKING = [_ELSEWHERE, _KNOWN_DEVICE]
-# How often persistent guessing of recovery codes is recorded
+# An event is recorded each time so many wrong recovery codes come in a row
 _RECOVERY_FAILURES = 100
 
 
 def wait(consecutive):
-    """Return for how many seconds no code is evaluated after the last of so
-    many consecutive failures (NIST SP 800-63B-4 section 3.2.2).
+    """Return for how many seconds no code is evaluated after that many
+    consecutive failures (NIST SP 800-63B-4 section 3.2.2).
     """
     if consecutive < FREE_FAILURES:
         return 0
-    # Without a bound of the exponent the power would grow without end
+    # Without this bound the power would become a huge number
     doublings = min(consecutive - FREE_FAILURES, 10)
     return min(_MIN_WAIT * 2 ** doublings, _MAX_WAIT)
 
 
 class Failures(NamedTuple):
-    """The failures of a kind of a user
+    """The failures of a user of one kind
 
-    count: those that count towards the lock
-    consecutive: those since the last right code
+    count: how many count towards the lockout
+    consecutive: how many there were since the last right code
     networks: the part of count that came from each network, as JSON
     """
     user: int
@@ -64,26 +64,27 @@ class Failures(NamedTuple):
     networks: str = '{}'
 
     def by_network(self):
-        "Return a dictionary from the network, as text, to its failures."
+        "Return the number of failures by network, as text."
         return json.loads(self.networks)
 
 
 class UserTOTPGuess(ModelSQL):
     """The wrong codes of a user, a row for each kind
 
-    A right code ends the waiting, but forgives only the failures of its own
+    A right code ends the delay, but forgives only the failures of its own
     network: an attacker who knows the password could otherwise go on for
     ever, because the owner logs in every morning.
 
-    The failures of known devices count apart, so that an attacker elsewhere
-    cannot lock them out.
+    The failures of known devices are counted separately, so that an attacker
+    elsewhere cannot lock them out.
 
-    The rows are separate from res.user, so that no login waits for somebody
-    who edits the user. They have no foreign key for the same reason.
+    The rows are separate from res.user, so that no login waits for a
+    transaction that edits the user. They have no foreign key for the same
+    reason.
 
     The rows with a negative user are decoys. A login without TOTP locks and
-    counts in one of them what a login with TOTP does in its own row. Time,
-    above all that of parallel requests, would otherwise tell them apart.
+    updates one of them, as a login with TOTP does its own row. Response times,
+    above all those of parallel requests, would otherwise tell them apart.
     """
     __name__ = 'res.user.totp_guess'
     __string__ = "TOTP Guess"
@@ -94,13 +95,13 @@ class UserTOTPGuess(ModelSQL):
             (_KNOWN_DEVICE, "Known Device"),
             (_RECOVERY, "Recovery Code"),
             ], "Kind", required=True, sort=False)
-    # Those that count towards the lock
+    # How many count towards the lockout
     failures = fields.Integer("Failures", required=True)
-    # Those since the last right code
+    # How many there were since the last right code
     consecutive = fields.Integer("Consecutive Failures", required=True)
-    # When the last one came, in seconds since the epoch
+    # The time of the last failure, in seconds since the epoch
     failed = fields.Float("Last Failure", required=True)
-    # For how many seconds no code is evaluated from then on
+    # For how many seconds after it no code is evaluated
     wait = fields.Integer("Wait", required=True)
     # The part of failures that came from each network, as JSON
     networks = fields.Text("Networks", required=True)
@@ -123,7 +124,7 @@ class UserTOTPGuess(ModelSQL):
 
     @classmethod
     def start(cls, user_ids):
-        "Create the rows of the users, without failures, where there are none."
+        "Create the missing rows of the users, without failures."
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         columns = [
@@ -156,9 +157,9 @@ class UserTOTPGuess(ModelSQL):
     def query_allowed(cls, user, kind):
         """Return a query for the Failures of the user, for the clause WITH.
 
-        It locks the row against parallel guesses. It finds none while the user
-        has to wait, so that a flood of guesses holds up nobody. Recovery codes
-        are always evaluated, so their row is not locked.
+        It locks the row against parallel guesses. While the user has to wait
+        it finds no row, so that a flood of guesses waits for no lock. Recovery
+        codes are always evaluated, so their row is not locked.
 
         user: an id, or an expression for it
         kind: as kind_of returns it
@@ -169,7 +170,7 @@ class UserTOTPGuess(ModelSQL):
             table.networks,
             where=(table.user == user) & (table.kind == kind))
         if kind in _LOCKING:
-            # Setting the clock back does not prolong the wait
+            # With abs, setting the clock back does not prolong the wait
             query.where &= Abs(table.failed - clock.now()) >= table.wait
             if Transaction().database.has_select_for():
                 query.for_ = For('UPDATE')
@@ -177,7 +178,7 @@ class UserTOTPGuess(ModelSQL):
 
     @classmethod
     def _is_locked(cls, table):
-        "Return the condition that codes are no longer evaluated."
+        "Return the SQL condition that the codes of the user are locked."
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
         counter = Counter.__table__()
@@ -190,7 +191,7 @@ class UserTOTPGuess(ModelSQL):
 
     @classmethod
     def is_locked(cls, failures, authenticators):
-        """Return whether the failures lock the codes of a user with so many
+        """Return whether the failures lock the codes of a user with that many
         authenticators.
         """
         return (failures.kind in _LOCKING
@@ -198,15 +199,15 @@ class UserTOTPGuess(ModelSQL):
 
     @classmethod
     def limit(cls, authenticators):
-        "Return how many failures lock the codes of so many authenticators."
+        "Return how many failures lock the codes of that many authenticators."
         return max(
             settings.get('max_failures') // max(authenticators, 1),
             _MIN_LIMIT)
 
     @classmethod
     def allows(cls, user_id, authenticators):
-        """Return whether the codes of the user are not locked with so many
-        authenticators.
+        """Return whether that many authenticators would leave the codes of the
+        user unlocked.
         """
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
@@ -218,11 +219,11 @@ class UserTOTPGuess(ModelSQL):
 
     @classmethod
     def fail(cls, failures):
-        """Count one failure more and return the new Failures.
+        """Count one more failure and return the new Failures.
 
-        Those of the root user, who has no row, are not counted.
-        Raise DatabaseOperationalError, so that the login is tried again, if
-        another request has changed them since they were read.
+        The root user has no row, so its failures are not counted.
+        Raise DatabaseOperationalError, so that trytond repeats the login, if
+        another request has changed the failures since they were read.
         """
         networks = failures.by_network()
         network = cls.network()
@@ -243,8 +244,8 @@ class UserTOTPGuess(ModelSQL):
 
     @classmethod
     def forgive(cls, failures):
-        """End the waiting after a right code, and forget the failures of the
-        network that it comes from.
+        """End the delay after a right code, and forget the failures of the
+        network that the code comes from.
 
         Raise DatabaseOperationalError as fail does.
         """
@@ -273,7 +274,7 @@ class UserTOTPGuess(ModelSQL):
 
     @classmethod
     def unchanged(cls, table, failures):
-        "Return the condition that no request has changed the failures."
+        "Return the SQL condition that no request has changed the failures."
         return ((table.failures == failures.count)
             & (table.consecutive == failures.consecutive))
 
@@ -289,12 +290,12 @@ class UserTOTPGuess(ModelSQL):
 
     @classmethod
     def record(cls, failures, authenticators, silent):
-        """Record as events what the failures have reached.
+        """Record an event if the number of failures calls for one.
 
-        failures: the Failures, the last one included
+        failures: the Failures, including the last one
         authenticators: how many the user has
         silent: whether no factor has passed before, so that the failures say
-            nothing about the password and nobody is told of them
+            nothing about the password, and the owner is told only of a lockout
         """
         pool = Pool()
         Event = pool.get('res.user.totp_event')
@@ -332,9 +333,9 @@ class UserTOTPGuess(ModelSQL):
     @classmethod
     def explain_wait(cls, failures, authenticators):
         """Return the text that says when codes are evaluated again, None if
-        the next one is.
+        the user does not have to wait.
 
-        failures: the Failures, the last one just now
+        failures: the Failures, including one that has just happened
         authenticators: how many the user has
         """
         locked = cls.is_locked(failures, authenticators)
@@ -364,7 +365,7 @@ class UserTOTPGuess(ModelSQL):
 
     @classmethod
     def unlock_codes(cls, user_id):
-        "Forget the failures of the user, but for wrong recovery codes."
+        "Forget the failures of the user except wrong recovery codes."
         table = cls.__table__()
         cls._forget(
             table, (table.user == user_id) & table.kind.in_(_LOCKING))
@@ -386,7 +387,7 @@ class UserTOTPGuess(ModelSQL):
     @classmethod
     def status(cls, user_ids):
         """Return for each user a dictionary of the fields of res.user that
-        tell of the failures.
+        describe the failures.
         """
         table = cls.__table__()
         cursor = Transaction().connection.cursor()

@@ -10,12 +10,12 @@ from trytond.transaction import Transaction, without_check_access
 from .exceptions import TOTPAccessError
 
 _PACKAGE = __name__.rpartition('.')[0]
-# Those who may write users read them
+# Users who may write other users can read these models
 _READABLE = {'res.user.totp_event', 'res.user.totp_token'}
 _CLOSED = dict.fromkeys(['read', 'write', 'create', 'delete'], False)
-# Core opens them to every user, and TOTP is worth nothing if they are open
+# Core opens these models to every user, which would make TOTP useless
 _CORE_MODELS = {
-    # Whoever creates a task runs any method as the root user
+    # A task runs any method as the root user
     'ir.queue',
     'ir.session', 'ir.session.wizard', 'res.user.device',
     'res.user.login.attempt'}
@@ -29,7 +29,7 @@ class Configuration(metaclass=PoolMeta):
         Event = pool.get('res.user.totp_event')
         User = pool.get('res.user')
         super().check()
-        # Called once the database is loaded
+        # Core calls this once the database is loaded
         User.check_authentications()
         User.check_totp()
         Event.check_mailer()
@@ -48,8 +48,8 @@ class Cron(metaclass=PoolMeta):
 class ModelAccess(metaclass=PoolMeta):
     __name__ = 'ir.model.access'
 
-    # Code rather than records: records open a model to administrators in one
-    # series, and to everybody if somebody deletes them
+    # Records of this model could not close a model to administrators in one
+    # series, and deleting them would open it to everybody
     @classmethod
     def get_access(cls, models):
         access = super().get_access(models)
@@ -68,7 +68,7 @@ class ModelAccess(metaclass=PoolMeta):
 class Rule(metaclass=PoolMeta):
     __name__ = 'ir.rule'
 
-    # Reports of an administrator of 8.2 check nothing but the rules
+    # In 8.2, reports of an administrator check only the rules
     @classmethod
     def domain_get(cls, model_name, mode='read'):
         if (Transaction().check_access
@@ -79,7 +79,7 @@ class Rule(metaclass=PoolMeta):
 
 
 def _is_closed(name):
-    "Return whether this module closes the model: its own, and some of core."
+    "Return whether this module closes the model, its own or one of core."
     pool = Pool()
     if name in _CORE_MODELS:
         return True
@@ -133,7 +133,8 @@ class SessionWizard(metaclass=PoolMeta):
     def _check_own(cls, ids):
         "Refuse sessions of wizards that another user has started."
         transaction = Transaction()
-        # Wizards are executed without check of the access
+        # Wizards run without access checks, so only the user tells whether the
+        # server itself asks
         if not transaction.user:
             return
         with without_check_access():

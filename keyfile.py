@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"The file of keys, which the server follows when it is replaced"
+"The key file, which the server reads again when it changes"
 
 import codecs
 import errno
@@ -16,7 +16,7 @@ from . import notice, seal
 
 logger = logging.getLogger(__name__)
 
-# Thousands of keys
+# More than a thousand keys
 _MAX_SIZE = 64 * 1024
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _END = re.compile(r'\r\n?|\n')
@@ -28,11 +28,11 @@ class DeniedError(ValueError):
 
 
 def keys(path):
-    """Return the keys of the file, the first one seals.
+    """Return the keys of the file, of which the first one seals.
 
-    If the file gets lost or spoilt later, the keys that were read before stay
+    If the file is lost or damaged later, the keys that were read before stay
     in use, so that the users of a running server notice nothing.
-    Raise ValueError if none could be read yet.
+    Raise ValueError if no keys have been read yet.
     """
     return _file(path).keys() if path else ()
 
@@ -45,7 +45,7 @@ def _file(path):
 class _KeyFile:
 
     def __init__(self, path):
-        # The process may change its folder later
+        # The process may change its working directory later
         self.path = os.path.abspath(path)
         self._lock = threading.Lock()
         self._keys = ()
@@ -75,12 +75,12 @@ class _KeyFile:
             self._fault = str(error)
         else:
             self._fault = None
-        # Of before, so that what is written meanwhile is read next time
+        # Taken before reading, so that a later change is read next time
         self._signature = signature
 
 
 def _signature(path):
-    "Return what changes when the file does, None if there is none."
+    "Return a value that changes when the file does, None if there is no file."
     try:
         status = os.stat(path)
     except OSError:
@@ -91,9 +91,9 @@ def _signature(path):
 
 
 def _read(path):
-    """Return the keys in the file, and tell who else can read or replace it.
+    """Return the keys in the file, and log if others can read or replace it.
 
-    Raise ValueError, with what the path must be, if they cannot be read.
+    Raise ValueError, which says what the path must be, if they cannot be read.
     """
     try:
         with open(path, 'rb', opener=_open) as file:
@@ -121,7 +121,7 @@ def _read(path):
 
 
 def _open(path, flags):
-    # A pipe without writer would wait for ever
+    # Opening a pipe that has no writer would block for ever
     return os.open(path, flags | getattr(os, 'O_NONBLOCK', 0))
 
 
@@ -133,23 +133,23 @@ def _check(descriptor, path):
 
 
 def _modes(descriptor):
-    "Return who may read and write the file, nobody if chmod cannot tell."
+    "Return the mode of the file, or 0 where chmod could not change it."
     if os.name != 'posix':
         return 0
     if os.fstatvfs(descriptor).f_flag & os.ST_RDONLY:
-        # As containers mount their secrets
+        # Containers mount their secrets like this
         return 0
     return os.fstat(descriptor).st_mode
 
 
 def _parse(content, path):
     encoding = 'utf-16' if content.startswith(_UTF_16) else 'utf-8'
-    # A comment may be in any encoding, and no key has the character that
-    # replaces what cannot be decoded
+    # A comment may be in any encoding, and no key contains the character that
+    # replaces undecodable bytes
     text = content.decode(encoding, errors='replace')
     keys = []
     for number, line in enumerate(_END.split(text), 1):
-        # Files that are put together have the mark in the middle
+        # Concatenated files may have a byte order mark in the middle
         line = line.replace('\ufeff', '').strip()
         if not line or line.startswith('#'):
             continue
@@ -170,7 +170,7 @@ def _parse(content, path):
 
 
 def _fault(line):
-    "Return what is wrong with the line, without a word of it."
+    "Return what is wrong with the line, without quoting it."
     if not line.isascii():
         return "has characters that are not ASCII"
     if len(line.split()) > 1:

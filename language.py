@@ -11,10 +11,10 @@ _CODE = re.compile('[A-Za-z]{2,3}(_[A-Za-z0-9]{2,8}){0,2}')
 
 
 def sane_language():
-    """Return a context manager that drops a language which is no code.
+    """Return a context manager that drops a malformed language code.
 
-    The client chooses the language. One that gettext fails with would undo
-    the count of a wrong code.
+    The client chooses the language. If gettext failed with it, the count of a
+    wrong code would be rolled back.
     """
     language = Transaction().context.get('language')
     if not (isinstance(language, str) and _CODE.fullmatch(language)):

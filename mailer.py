@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"The mail server, and what it takes"
+"The connection to the mail server"
 
 import logging
 import smtplib
@@ -17,25 +17,25 @@ _TIMEOUT = 30
 
 
 def has_threads():
-    "Return whether threads run. In uWSGI they may not."
+    "Return whether threads run. uWSGI can turn them off."
     uwsgi = sys.modules.get('uwsgi')
     return bool(getattr(uwsgi, 'has_threads', True))
 
 
 def is_address(text):
-    "Return whether an e-mail can be written to the address."
+    "Return whether the text is an address that e-mails can be sent to."
     message = EmailMessage()
     try:
         message['To'] = text
         addresses = message['To'].addresses
-    # The parser of Python raises anything
+    # Python's parser raises exceptions of any class
     except Exception:
         return False
     return bool(addresses) and all(a.username and a.domain for a in addresses)
 
 
 class _MailServer:
-    "A connection to the mail server, made once it is needed"
+    "A connection to the mail server, opened when it is first needed"
 
     def __init__(self):
         self._smtp = None
@@ -52,9 +52,9 @@ class _MailServer:
             except smtplib.SMTPException:
                 if self.is_connected:
                     raise
-                # It may take only so many e-mails by one connection
+                # The server may limit the number of e-mails per connection
         self._smtp = None
-        # A mail server that hangs would hold up the e-mails to everybody
+        # Without a timeout, a mail server that hangs would delay all e-mails
         uri = config.get('email', 'uri')
         if 'timeout=' not in uri:
             uri += f"{'&' if '?' in uri else '?'}timeout={_TIMEOUT}"
@@ -66,17 +66,17 @@ class _MailServer:
             try:
                 self._smtp.quit()
             except OSError:
-                # It has accepted the e-mails before
+                # The server has accepted the e-mails already
                 pass
 
 
 def send(messages):
-    """Send the e-mails by one connection.
+    """Send the e-mails over one connection.
 
     messages: a dictionary of EmailMessage
     Return the keys of those that the mail server accepted, and a dictionary
-    of those that it will never accept, with the reason. The others can be sent
-    later, and a line in the log says why.
+    from the keys of those that it will never accept to the reason. The others
+    can be sent later, and a line in the log says why.
     """
     accepted, refused, reasons = set(), {}, {}
     server = _MailServer()
@@ -88,7 +88,7 @@ def send(messages):
             if not server.is_connected:
                 reasons[_reason(error)] = None
                 lost += 1
-                # One may be the fault of the e-mail
+                # The e-mail itself may be the reason for one lost connection
                 if lost == 2:
                     break
                 continue
@@ -124,7 +124,7 @@ def _reason(error):
     elif isinstance(error, OSError):
         answers = [(str(error) or error.__class__.__name__,)]
     else:
-        # Its text may hold a part of the URI, and so of the password
+        # The text may contain a part of the URI, and so of the password
         answers = [(error.__class__.__name__,)]
     text = ', '.join(
         ' '.join(

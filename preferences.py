@@ -50,8 +50,8 @@ class User(metaclass=PoolMeta):
                 return 'wizard_setup_totp'
         elif ('setup_totp' in options and settings.get('recovery_codes')
                 and not user.totp_recovery_codes):
-            # The login dialog has no place for them
+            # The login dialog cannot show recovery codes
             return 'wizard_setup_totp'
         elif Session.is_totp_recovered():
-            # To replace the authenticator that is lost
+            # The user can replace the lost authenticator at once
             return 'wizard_setup_totp'

@@ -13,12 +13,12 @@ from trytond.transaction import Transaction, without_check_access
 from . import clock, settings, totp
 from .afterwards import after_transaction
 
-# The user is told if no more are left
+# The user is told when no more codes than this are left
 _FEW = 3
 
 
 class UserTOTPRecoveryCode(ModelSQL):
-    "A recovery code that was not used yet"
+    "A recovery code that has not been used yet"
     __name__ = 'res.user.totp_recovery_code'
     __string__ = "TOTP Recovery Code"
 
@@ -83,7 +83,7 @@ class UserTOTPRecoveryCode(ModelSQL):
 
     @classmethod
     def use(cls, id_):
-        "Remove the recovery code, and return the cursor that did it."
+        "Delete the recovery code, and return the cursor with its row count."
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.delete(where=table.id == id_))
@@ -132,7 +132,7 @@ class UserTOTPRecoveryCode(ModelSQL):
                 ('user', '=', user_id),
                 ('action', '=', cls._get_action()),
                 ])
-        # Tryton fails to delete none of them
+        # Tryton fails to delete an empty list
         if notifications:
             Notification.delete(notifications)
 
@@ -154,8 +154,8 @@ class UserTOTPGuess(metaclass=PoolMeta):
     def fail_recovery(cls, failures, silent):
         """Count a wrong recovery code, as soon as the transaction has ended.
 
-        Nobody waits after wrong recovery codes, so parallel ones would end in
-        serialization failures if the transaction of the login counted them.
+        Wrong recovery codes cause no delay. If the transaction of the login
+        counted them, parallel ones would end in serialization failures.
 
         failures: the Failures, which are not changed
         silent: as for record
@@ -186,8 +186,8 @@ class UserTOTPGuess(metaclass=PoolMeta):
     def unlock_by_recovery(cls, user_id, code):
         """Forget the failures of the user after a right recovery code.
 
-        The wrong recovery codes are forgotten once the transaction has ended,
-        if it has used the code up, because others may be counted meanwhile.
+        Wrong recovery codes are forgotten only after the transaction, and only
+        if it has used up the code, because others may be counted meanwhile.
 
         code: the id of the recovery code
         """

@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"What Tryton's log of requests leaves out"
+"Data of clients that Tryton's log of requests must not contain"
 
 import logging
 
@@ -9,10 +9,11 @@ from trytond.tools.logging import format_args
 
 
 def hide_arguments(*names):
-    """Leave what clients send to the wizards out of the log.
+    """Keep the data that clients send to the wizards out of the log.
 
-    Tryton itself leaves out only what has a name like "secret", and writes
-    down the rest at the level INFO.
+    names: the names of the wizards
+    Tryton itself leaves out only arguments with a name like "secret", and logs
+    the rest at the level INFO.
     """
     def hide(record):
         if (isinstance(record.args, tuple) and record.args

@@ -29,7 +29,7 @@ class Refusal(NamedTuple):
     def get_error(self, wait=None):
         """Return the error to raise.
 
-        wait: the text that tells the user to wait, if the failure made wait
+        wait: the text that tells the user to wait, if the user has to
         """
         if wait:
             return self.error(wait)
@@ -46,11 +46,11 @@ class Refusal(NamedTuple):
 
 
 WRONG = Refusal(TOTPCodeError, 'msg_totp_code_wrong')
-# A code of a new key, which nobody has confirmed yet
+# A code of a new key, which no code has confirmed yet
 WRONG_NEW = Refusal(TOTPCodeError, 'msg_totp_new_code_wrong')
 WRONG_RECOVERY_CODE = Refusal(TOTPCodeError, 'msg_totp_recovery_code_wrong')
 USED = Refusal(TOTPCodeUsedError, 'msg_totp_code_used')
-# A form that was sent twice, or who logs out and in again, attacks nobody
+# A form that is sent twice, or a quick logout and login, is no attack
 REPEATED = Refusal(
     TOTPCodeRepeatedError, 'msg_totp_code_used', counted=False)
 # Not the fault of the user
@@ -59,7 +59,7 @@ UNREADABLE = Refusal(
 
 
 def explain(code, secrets, refusal):
-    """Return the Refusal of a wrong code that says what to enter instead.
+    """Return the Refusal of a wrong code, which says what to enter instead.
 
     code: what a client sent, of any type
     secrets: the secrets of the user

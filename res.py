@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"What is added to users: the secrets, and the status that people see"
+"Additions to the users: the secrets, and the status that people see"
 
 from functools import partial
 
@@ -25,9 +25,9 @@ _STORED = [
 class User(metaclass=PoolMeta):
     __name__ = 'res.user'
 
-    # What users see in their preferences, and cannot change
+    # The fields that users see in their preferences and cannot change
     _totp_preferences = ['totp_enabled', 'totp_since', 'totp_recovery_codes']
-    # Lazy because a client that reads all eager fields would be refused
+    # Lazy because a client that reads all eager fields would be refused access
     totp_secret = fields.Char(
         "TOTP Secret", readonly=True, strip=False, loading='lazy',
         help="The keys that the authenticators have too. Nobody can read "
@@ -108,8 +108,8 @@ class User(metaclass=PoolMeta):
                     },
                 })
 
-    # The ORM reads nothing from the columns of the secrets, whoever asks and
-    # in whatever way: only the SQL of this module does.
+    # Whatever the caller or the query, the ORM never reads the columns of the
+    # secrets. Only the SQL of this module does.
 
     @classmethod
     def column_totp_secret(cls, tables):
@@ -215,25 +215,23 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def check_totp_management(cls, users):
-        """Check that the user of the transaction may write each of the users,
-        as ir.model.access and ir.rule say.
-
-        Raise AccessError if not.
+        """Raise AccessError unless the user of the transaction may write each
+        of the users, as ir.model.access and ir.rule say.
         """
         pool = Pool()
         ModelAccess = pool.get('ir.model.access')
         Rule = pool.get('ir.rule')
-        # Wizards and buttons run without check
+        # Wizards and buttons run without access checks
         with check_access():
             ModelAccess.check('res.user', 'write')
             Rule.check('res.user', [u.id for u in users], 'write')
 
     @classmethod
     def check_not_own_totp(cls, users):
-        """Check that the user of the transaction is not one of the users with
-        an authenticator, who proves every change by a code.
+        """Raise TOTPAccessError if the user of the transaction is one of the
+        users and has an authenticator.
 
-        Raise TOTPAccessError if so.
+        Such a user has to prove every change with a code.
         """
         if any(
                 user.id == Transaction().user and user._has_totp_secrets()
@@ -243,13 +241,13 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def _clear_login_attempts(cls, users):
-        "Let Tryton's own limit of failed logins not refuse the users."
+        "Delete the failed logins of the users that Tryton's own limit counts."
         pool = Pool()
         LoginAttempt = pool.get('res.user.login.attempt')
         table = LoginAttempt.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.delete(
-                # A directory may accept the login in other capitals
+                # A directory may accept the login in another case
                 where=fields.SQL_OPERATORS['in'](
                     Lower(table.login), [
                         u.login[:LoginAttempt.login.size].lower()
@@ -262,7 +260,7 @@ class User(metaclass=PoolMeta):
         Event = pool.get('res.user.totp_event')
         Guess = pool.get('res.user.totp_guess')
         cls.check_totp_management(users)
-        # A session of the user could otherwise guess for ever
+        # Otherwise an attacker in the user's session could guess for ever
         cls.check_not_own_totp(users)
         Guess.unlock([u.id for u in users])
         cls._clear_login_attempts(users)
@@ -280,7 +278,7 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def create(cls, vlist):
-        # A client's context may hold defaults for what is not given
+        # A client's context may contain defaults for fields without a value
         with Transaction().set_context(
                 dict.fromkeys(f'default_{name}' for name in _STORED)):
             return super().create(vlist)
@@ -292,7 +290,7 @@ class User(metaclass=PoolMeta):
         on_write = super().on_write(users, values)
         if 'login' in values:
             # Devices belong to the text of a login, which another user may
-            # have had before or get after
+            # have had before or may get later
             logins = {u.login for u in users} - {values['login']}
             if logins:
                 logins.add(values['login'])

@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"Seal texts for storage, each for one place only"
+"Seal (encrypt and authenticate) texts for storage, each for one place only"
 
 import contextlib
 import json
@@ -9,12 +9,12 @@ import json
 try:
     from cryptography.fernet import Fernet, InvalidToken
 except ImportError as error:
-    # The server must start, else nobody could log in at all
+    # The server must start, or nobody could log in at all
     MISSING = error
 else:
     MISSING = None
 
-# Only a text in clear begins with it
+# Only an unencrypted text begins with this character
 CLEAR = '{'
 
 
@@ -26,7 +26,7 @@ if MISSING:
     InvalidToken = SealError
 
     class Fernet:
-        "A key that opens and seals nothing"
+        "A stand-in for a key, which can neither seal nor open"
 
         def __init__(self, text):
             pass
@@ -39,7 +39,7 @@ if MISSING:
 
 
 def key(text):
-    """Return the key, for seal and unseal, of a line of the file of keys.
+    """Return the key, for seal and unseal, of a line of the key file.
 
     text: 32 bytes in URL-safe base64
     Raise ValueError if it is not such a text.
@@ -48,16 +48,16 @@ def key(text):
 
 
 def new_key():
-    "Return a new key as a line of the file of keys."
+    "Return a new key as a line of the key file."
     return Fernet.generate_key().decode()
 
 
 def seal(values, keys, time, **place):
     """Return values as the text to store, encrypted with the first key.
 
-    values: what JSON can hold
-    keys: the keys, the text is in clear if there are none
-    time: in seconds since the epoch; Fernet writes it in clear into the text
+    values: anything that JSON can represent
+    keys: the keys; without keys the text is not encrypted
+    time: in seconds since the epoch; Fernet stores it unencrypted in the text
     place: the owner, the purpose and the generation of the values; unseal
         opens the text for the same place only
     Raise SealError if they cannot be encrypted.
@@ -90,7 +90,7 @@ def _open(stored, keys):
     if stored.startswith(CLEAR):
         return stored, bool(keys)
     opened = []
-    # The time does not tell which of them opens it
+    # Try every key, so that time does not reveal which one opens the text
     for key in keys:
         with contextlib.suppress(InvalidToken):
             opened.append((key.decrypt(stored), key is not keys[0]))

@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"The secrets of a user as the database holds them"
+"The secrets of a user as the database stores them"
 
 import logging
 
@@ -18,10 +18,10 @@ from .exceptions import TOTPSetupError, TOTPUnreadableError
 
 logger = logging.getLogger(__name__)
 
-# What a sealed text is for
+# The purposes of a sealed text
 _IN_FORCE = 'in force'
 _PENDING = 'pending'
-# How many codes may be entered for a secret that waits for its proof
+# How many codes may be entered for a pending secret
 _PENDING_CODES = 10
 
 
@@ -33,10 +33,10 @@ class User(metaclass=PoolMeta):
             'owner': self.id, 'purpose': purpose, 'generation': generation}
 
     def get_pending_totp_secret(self):
-        """Return the stored text, the Secret that waits for its proof, and
+        """Return the stored text of the pending secret, the Secret, and
         whether it replaces the secrets in force.
 
-        Raise TOTPSetupError if there is none, or if it waited for too long.
+        Raise TOTPSetupError if no secret is pending, or if it has expired.
         """
         pending = self._find_pending_totp_secret()
         if not pending:
@@ -45,11 +45,11 @@ class User(metaclass=PoolMeta):
         return pending
 
     def count_pending_totp_code(self):
-        """Count a code for the secret that waits for its proof.
+        """Count a code for the pending secret.
 
-        Whoever has a session of the owner could guess one otherwise. It comes
-        before the code is looked at, so that parallel ones wait for it.
-        Raise TOTPSetupError if there were too many.
+        Without a limit, an attacker in a session of the owner could guess one.
+        Call it before the code is checked, so that parallel requests wait.
+        Raise TOTPSetupError if there were too many codes.
         """
         table = self.__table__()
         cursor = Transaction().connection.cursor()
@@ -63,7 +63,7 @@ class User(metaclass=PoolMeta):
                 gettext('authentication_totp.msg_totp_setup_expired'))
 
     def has_pending_totp_secret(self):
-        "Return whether a secret waits for its proof."
+        "Return whether a secret is pending."
         return bool(self._find_pending_totp_secret())
 
     def _find_pending_totp_secret(self):
@@ -84,7 +84,7 @@ class User(metaclass=PoolMeta):
                 return stored, secret, replaces
             except ValueError:
                 logger.error(
-                    "unreadable waiting TOTP secret of user %s", self.id)
+                    "unreadable pending TOTP secret of user %s", self.id)
         return None
 
     def _seal_pending_totp_secret(self, secret, replaces, generation):
@@ -99,14 +99,14 @@ class User(metaclass=PoolMeta):
         try:
             values, replaces = values
         except (TypeError, ValueError):
-            # Whoever can write to the database can change one in clear
+            # An unencrypted secret can be changed in the database
             raise ValueError("not a waiting secret") from None
         return totp.Secret.from_values(values), bool(replaces), stale
 
     def _has_totp_secrets(self):
-        """Return whether the user has secrets, whoever asks.
+        """Return whether the user has secrets in force.
 
-        The field totp_enabled hides it from other users.
+        Unlike the field totp_enabled, this hides nothing from other users.
         """
         table = self.__table__()
         cursor = Transaction().connection.cursor()
@@ -117,7 +117,7 @@ class User(metaclass=PoolMeta):
 
     def _get_totp_secrets(self):
         """Return the generation and a dictionary from the number of each
-        authenticator to its Secret, None if no key decrypts them.
+        authenticator to its Secret, or None if no key decrypts the secrets.
         """
         table = self.__table__()
         cursor = Transaction().connection.cursor()
@@ -136,7 +136,7 @@ class User(metaclass=PoolMeta):
         return generation, secrets
 
     def _get_readable_totp_secrets(self):
-        """Return what _get_totp_secrets does.
+        """Return what _get_totp_secrets returns.
 
         Raise TOTPUnreadableError if no key decrypts the secrets.
         """
@@ -149,7 +149,7 @@ class User(metaclass=PoolMeta):
     @classmethod
     def unseal_totp_secrets(cls, user_id, stored, generation):
         """Return a dictionary from the number of each authenticator to its
-        Secret, and whether they have to be sealed anew.
+        Secret, and whether they have to be sealed again.
 
         stored: the text in the column totp_secret
         generation: the number in the column totp_generation
@@ -164,7 +164,7 @@ class User(metaclass=PoolMeta):
                 number: totp.Secret.from_values(v) for number, v in values
                 }, stale
         except TypeError:
-            # Whoever can write to the database can change a set in clear
+            # An unencrypted set of secrets can be changed in the database
             raise ValueError("not a set of secrets") from None
 
     def _seal_totp_secrets(self, generation, secrets):
@@ -175,8 +175,8 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def reseal_totp_secrets(cls, user_id, stored, generation):
-        """Return the text to store instead of the stored secrets in force,
-        the same text if the first key seals it.
+        """Return the text to store for the secrets in force, sealed with the
+        first key. It is the stored one if that is sealed with the first key.
 
         Raise ValueError as unseal_totp_secrets does.
         """
@@ -187,7 +187,7 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def reseal_pending_totp_secret(cls, user_id, stored, generation):
-        "Do what reseal_totp_secrets does for the waiting secret."
+        "Do what reseal_totp_secrets does for the pending secret."
         user = cls(user_id)
         secret, replaces, stale = user._unseal_pending_totp_secret(
             stored, generation)
@@ -199,8 +199,8 @@ class User(metaclass=PoolMeta):
     def _put_totp_secrets(self, generation, secrets, pending=None):
         """Store the secrets as the next generation.
 
-        generation: the one that they were read with
-        pending: the stored text of the waiting secret that is one of them
+        generation: the generation that they were read with
+        pending: the stored text of the pending secret that is one of them
         Raise TOTPSetupError if another request has changed them meanwhile.
         """
         table = self.__table__()
@@ -220,9 +220,10 @@ class User(metaclass=PoolMeta):
                 gettext('authentication_totp.msg_totp_setup_expired'))
 
     def _put_pending_totp_secret(self, secret, replaces, expire):
-        """Store the secret that waits for its proof until the time expire.
+        """Store the secret as the pending one.
 
         replaces: whether it replaces the secrets in force
+        expire: when it expires, in seconds since the epoch
         """
         table = self.__table__()
         cursor = Transaction().connection.cursor()
@@ -239,7 +240,7 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def _drop_totp_secrets(cls, users):
-        "Remove the secrets of the users, in force and waiting."
+        "Remove the secrets of the users, in force and pending."
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.update(

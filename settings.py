@@ -22,7 +22,7 @@ class SettingError(ValueError):
 
 
 class DeniedError(SettingError):
-    "The user of this process may not read the file of keys"
+    "The user of this process may not read the key file"
 
 
 def _choice(*choices):
@@ -71,8 +71,8 @@ def _image(value):
             url = None
         if (not url or url.scheme != 'https' or not url.netloc
                 or len(value) > _MAX_IMAGE_LENGTH
-                # A character beyond takes up to 12 in the URI, and the QR
-                # code has no room for so many
+                # Any other character takes up to 12 in the URI, which is too
+                # many for the QR code
                 or not (value.isascii() and value.isprintable())
                 or ' ' in value):
             raise ValueError(
@@ -118,8 +118,8 @@ def get(name):
 def check(needs_keys=True):
     """Raise SettingError for the first setting that is out of range.
 
-    needs_keys: whether the process has to read the keys; if not, and its user
-        may not do so, that is only logged
+    needs_keys: whether the process needs the encryption keys; if not, a key
+        file that its user may not read is only logged
     """
     for name in _SETTINGS:
         try:
@@ -132,7 +132,7 @@ def check(needs_keys=True):
 
 
 def tell():
-    "Log what the administrator must know of the settings."
+    "Log what the administrator must know about the settings."
     for library, error in missing_libraries():
         notice.tell(
             logger, "the library %s cannot be loaded, so no code can be "
@@ -152,8 +152,8 @@ def tell():
 
 
 def missing_libraries():
-    """Return the name of each library without which no code can be checked
-    but which cannot be loaded, with the error.
+    """Return the name and the error of each library that cannot be loaded but
+    that the check of codes needs.
     """
     return [
         (name, error) for name, error in [

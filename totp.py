@@ -22,7 +22,7 @@ try:
     from passlib.exc import TokenError
     from passlib.totp import TOTP
 except ImportError as error:
-    # The server must start, else nobody could log in at all
+    # The server must start, or nobody could log in at all
     MISSING, TOTP, TokenError = error, None, ValueError
 else:
     MISSING = None
@@ -34,9 +34,9 @@ DIGITS = (6, 8)
 PERIODS = range(15, 121)
 # RFC 4226 section 4, requirement 6
 MIN_KEY_BITS = 128
-# How many time steps the clock of an authenticator may be wrong
+# By how many time steps the clock of an authenticator may be wrong
 MAX_DRIFT = 10
-# What most authenticators take without being told
+# The parameters that most authenticators assume by default
 USUAL = {'algorithm': 'sha1', 'digits': 6, 'period': 30}
 # A person types or pastes nothing longer
 _MAX_CODE_LENGTH = 256
@@ -51,32 +51,33 @@ NOT_RECOVERY_CHARACTERS = ''.join(
     c for c in string.digits + string.ascii_uppercase
     if c not in _RECOVERY_CHARACTERS)
 _BASE32 = set(base64.b32encode(bytes(range(256))).decode()) - {'='}
-# A wrong letter or two do not make a key of a recovery code
+# A recovery code with one or two wrong letters is not taken for a key
 _FOREIGN_IN_KEY = 3
-# The property Default_Ignorable_Code_Point of Unicode: nobody sees them
+# Invisible characters: Unicode's property Default_Ignorable_Code_Point
 _INVISIBLE = (
     '\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f'
     '\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8'
     '\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff')
 _BLANK = re.compile(rf'[\s{_INVISIBLE}]+')
-# Those that Unicode does not count among the dashes
+# Dashes that are not in Unicode's category of dashes
 _DASHES = '\u02d7\u2043\u2212'
-# No other letter becomes one of them, or two
+# Unlike str.upper, this turns no other letter into one of them, or into two
 _CAPITALS = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
 _FULL_WIDTH = {
     ord(letter) + 0xfee0: letter for letter in string.ascii_letters}
-# Authenticators that decode the URI once too often, or as a whole, would cut
-# a name there. The colon separates issuer and account, even if it is escaped.
+# Some authenticators decode the URI twice, or before they split it, and would
+# cut a name at these characters. The colon separates issuer and account, even
+# if it is escaped.
 _NAME_CHARACTERS = str.maketrans(
     {':': ' ', '&': '\uff06', '?': '\uff1f', '#': '\uff03', '%': '\uff05'})
 
 
 def _simplify(text):
-    """Return text in ASCII where a phone or a keyboard wrote the same digits
-    and letters otherwise, without blanks and dashes.
+    """Return text without blanks and dashes, and with digits of any script and
+    full-width letters in ASCII.
 
-    Compatibility forms, as of Unicode's NFKC, are not the same: somebody who
-    types a superscript does not mean a digit.
+    Other compatibility forms, as in Unicode's NFKC, stay: a person who types a
+    superscript does not mean a digit.
     """
     return ''.join(
         map(_simplify_character, _BLANK.sub('', text))).translate(_FULL_WIDTH)
@@ -89,13 +90,13 @@ def _simplify_character(character):
 
 
 def _clean(code):
-    "Return code simplified, None if nobody can have typed it."
+    "Return code simplified, None if it is no text or too long to be typed."
     if isinstance(code, str) and len(code) <= _MAX_CODE_LENGTH:
         return _simplify(code)
 
 
 def is_blank(code):
-    "Return whether code, of any type, is what a person leaves empty."
+    "Return whether code, of any type, is blank."
     return code is None or (
         isinstance(code, str) and len(code) <= _MAX_CODE_LENGTH
         and not _BLANK.sub('', code))
@@ -112,8 +113,8 @@ def count_digits(code):
 
 
 def is_key(code):
-    """Return whether code, of any type, is not a code but the key that an
-    authenticator makes codes with: in base32, or in an otpauth URI.
+    """Return whether code, of any type, is not a code but a key: in base32, or
+    in an otpauth URI.
     """
     if not isinstance(code, str):
         return False
@@ -138,11 +139,11 @@ def new_recovery_code():
 
 
 def hash_recovery_code(code):
-    """Return the hash of the recovery code, which is what to store.
+    """Return the hash of the recovery code, for storage.
 
     code: what a client sent, of any type
-    Return None if code does not look like a recovery code. One that was
-    mistyped still does: it has letters, and is long enough.
+    Return None if code does not look like a recovery code. A mistyped one
+    still does: it has letters, and is long enough.
     """
     code = (_clean(code) or '').translate(_CAPITALS)
     characters = [c.isalpha() for c in code if c.isalnum()]
@@ -204,19 +205,19 @@ class Secret:
 
     @classmethod
     def from_values(cls, values):
-        """Return the secret of what its method values returned.
+        """Return the secret with the values that its property values returned.
 
-        Raise ValueError if they are not such values.
+        Raise ValueError if they are not the values of a secret.
         """
         try:
             secret = cls(
                 base64.b32decode(values['key']), values['algorithm'],
                 values['digits'], values['period'])
-            # Whoever can write to the database can change a secret in clear
+            # An unencrypted secret can be changed in the database
             valid = (
                 len(secret.key) * 8 >= MIN_KEY_BITS
                 and secret.algorithm in ALGORITHMS
-                # A float may be equal to one of them
+                # A float may be equal to a valid integer
                 and type(secret.digits) is type(secret.period) is int
                 and secret.digits in DIGITS
                 and secret.period in PERIODS)
@@ -272,8 +273,8 @@ class Secret:
         count = count_digits(code)
         if not count:
             return None
-        # The same work for each number of digits, or the time would tell how
-        # many the codes of a user have
+        # Do the same work for any number of digits, so that time does not
+        # reveal how many digits the codes of a user have
         code = _clean(code) if count == self.digits else '0' * self.digits
         with contextlib.suppress(TokenError):
             counter = self._totp.match(
@@ -294,18 +295,18 @@ class Secret:
 
 
 class Verdict(enum.Enum):
-    "What verify finds about a code"
+    "The result of verify for a code"
     RIGHT = enum.auto()
     WRONG = enum.auto()
     USED = enum.auto()
-    # The code used last, which the authenticator still shows
+    # The last code used, which the authenticator still shows
     REPEATED = enum.auto()
 
 
 class State(NamedTuple):
-    """What is remembered of an authenticator
+    """What the database stores about the clock of an authenticator
 
-    counter: of the last time step accepted, -1 for none
+    counter: the counter of the last time step accepted, -1 for none
     drift: how many time steps its clock is ahead
     resync: the counter of a code beyond the tolerance, which the code of the
         next step confirms (RFC 4226 section 7.4), or None
@@ -318,11 +319,11 @@ class State(NamedTuple):
 def verify(secrets, code, time, tolerance):
     """Verify the code against each of the secrets.
 
-    secrets: a list of Secret and State
+    secrets: a list of pairs of Secret and State
     code: what a client sent, of any type
     time: in seconds since the epoch
     tolerance: how many steps around the drift are accepted at once; a code
-        up to MAX_DRIFT steps beyond is accepted after the next one
+        up to MAX_DRIFT steps off has to be followed by the next one
     Return a Verdict, the index of the secret that made a RIGHT or REPEATED
     code or None, and the new State of each of the secrets. A code at or before
     the last counter accepted is USED or REPEATED (RFC 6238 section 5.2).
@@ -362,7 +363,7 @@ def _judge(state, counter, now, tolerance):
             and abs(drift - state.drift) <= tolerance)
         return Verdict.REPEATED if shown else Verdict.USED, rejected
     if abs(drift - state.drift) <= tolerance:
-        # One step a login, so that nobody walks it away
+        # One step a login, so that single old codes do not move it far
         drift = max(min(drift, state.drift + 1), state.drift - 1)
     elif abs(drift) > MAX_DRIFT:
         return Verdict.WRONG, rejected

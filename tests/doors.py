@@ -22,7 +22,7 @@ from trytond.tests.test_tryton import DB_NAME
 
 from .tools import ADDRESS, RPC
 
-# A long number, which a text has within it
+# A long number, which may be part of a text
 CANARY = re.compile(r'\b12345\d{5}\b')
 REPORT = 'res.user.totp_event.email'
 WAYS = {}
@@ -47,7 +47,7 @@ class Record(NamedTuple):
 
     @property
     def canaries(self):
-        "What gives the record away where it comes back"
+        "The texts that give the record away in an answer"
         return {
             name: CANARY.search(str(value))[0]
             for name, value in self.values.items()
@@ -55,7 +55,7 @@ class Record(NamedTuple):
 
     @property
     def others(self):
-        "Values to put in the place of those of the record"
+        "Values to replace those of the record"
         return {
             name: other(value)
             if name in self.canaries or value is False else value
@@ -76,7 +76,7 @@ def text(value):
 
 
 class Visitor(RPC):
-    "Somebody who tries, with a session and an application key or without"
+    "A client with or without a session and an application key"
     key = 'x'
 
     def __init__(self, case):
@@ -94,7 +94,7 @@ class Visitor(RPC):
         response = self.client.open(
             path, method=verb, headers=headers,
             environ_base={'REMOTE_ADDR': ADDRESS},
-            # trytond writes each traceback to it too
+            # trytond writes each traceback to this stream too
             errors_stream=io.StringIO(), **kwargs)
         self.statuses.append(response.status_code)
         return response
@@ -138,7 +138,7 @@ class Visitor(RPC):
 # RPC
 
 def arguments(record):
-    "The parameters of each method that a model may offer"
+    "Return the parameters of each method that a model may offer"
     ids, fields, others = [record.id], record.fields, record.others
     domain = [('id', '=', record.id)]
     return {
@@ -176,7 +176,7 @@ def arguments(record):
         }
 
 
-# Those with guesses have ways of their own
+# Methods that take guesses have ways of their own
 METHODS = sorted(
     arguments(Record('', 0, {}, '', {})).keys() - {'search', 'search_count'})
 
@@ -200,11 +200,11 @@ for _name in METHODS:
 
 
 def guess(record, ask, prefix='', suffix=()):
-    """Return the values of the record for which a guess is told as right
+    """Return the values of the record that right guesses reveal
 
     ask: a function of a domain
-    prefix: what leads from the model that is asked to the record
-    suffix: what follows the value in the domain
+    prefix: the path from the model that is asked to the record
+    suffix: the items that follow the value in the domain
     """
     told = []
     for name in record.canaries:
@@ -232,7 +232,7 @@ def xml_search(visitor, record):
 
 @way
 def server_methods(visitor, record):
-    "What is meant for server code only"
+    "Call methods that are meant for server code only"
     Model = Pool(DB_NAME).get(record.model)
     answers = []
     for cls in Model.__mro__:

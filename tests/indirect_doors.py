@@ -40,7 +40,7 @@ def report(visitor, record):
 
 @way
 def report_of_others(visitor, record):
-    "A report of the visitor's own on the records of the model"
+    "Run a report of the visitor's own on the records of the model"
     template = '{% for record in records %}' + ''.join(
         '${record.%s} ' % name for name in record.fields) + '{% end %}'
     ids = visitor.result('model.ir.action.report.create', [{
@@ -60,7 +60,7 @@ def search(visitor, model, ids):
 
 @way
 def reference(visitor, record):
-    "Records that refer to the record, of the visitor and of others"
+    "Read records of the visitor and of others that refer to the record"
     answers = []
     for model, id_ in record.references.items():
         new = visitor.result(f'model.{model}.create', [{
@@ -82,7 +82,7 @@ def reference(visitor, record):
 
 @way
 def relation(visitor, record):
-    "The users who made a record, as far as they lead on to the model"
+    "Follow the users who created a record to the model"
     answers = []
     for model, id_ in record.references.items():
         paths = [f'create_uid.{name}' for name in record.fields]
@@ -96,7 +96,7 @@ def relation(visitor, record):
 
 @way
 def export(visitor, record):
-    "A saved export"
+    "Use a saved export"
     visitor.json('model.ir.export.set', {
             'name': "Export", 'resource': record.model,
             'export_fields': [{'name': name} for name in record.fields],
@@ -187,7 +187,7 @@ def global_search(visitor, record):
 
 @way
 def act_window(visitor, record):
-    "Actions of the visitor's own, whose tabs count records"
+    "Use actions of the visitor's own, whose tabs count records"
     ids = visitor.result('model.ir.action.act_window.create', [{
                 'name': "Action", 'res_model': record.model,
                 }], {})
@@ -199,7 +199,7 @@ def act_window(visitor, record):
 
 
 def task(record):
-    "What a worker does: write over the record as the root user"
+    "Return a task for a worker: overwrite the record as the root user"
     return {
         'model': record.model, 'method': 'write', 'user': 0, 'context': {},
         'instances': [record.id], 'args': [{
@@ -221,7 +221,7 @@ def queue(visitor, record):
 
 @way
 def queue_html(visitor, record):
-    "A task that waits, written over"
+    "Overwrite a task that waits"
     with visitor.case.transaction():
         Queue = Pool().get('ir.queue')
         waiting, = Queue.create([{'name': 'default', 'data': {}}])

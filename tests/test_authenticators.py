@@ -29,7 +29,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
             return getattr(user, method)(*args, **kwargs)
 
     def add(self, name, by='phone'):
-        "Add an authenticator, proved by a code of another"
+        "Add an authenticator, with a code of another as the proof"
         self.now += 30
         self.keys[name] = self.add_authenticator(
             self.user_id, self.code_of(by), name)
@@ -39,7 +39,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
         return right_code(self.keys[name], self.now, steps)
 
     def answer(self, code, **kwargs):
-        "What the code is told, None if the user logs in with it"
+        "Return the answer to the code, None if the user logs in with it"
         user_id, questions = self.dialogue(
             self.login, password=[PASSWORD], totp_code=[code], **kwargs)
         if user_id:
@@ -48,7 +48,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
         return questions[-1][1]
 
     def rows(self):
-        "The row of each authenticator, by its name"
+        "Return the row of each authenticator, by name"
         with self.transaction():
             table = Pool().get('res.user.totp_counter').__table__()
         return {
@@ -69,7 +69,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
         self.add('token', by='tablet')
 
     def test_each_logs_in(self):
-        "Test that a code of each authenticator logs in, and marks it used"
+        "Test that a code of each authenticator logs in and marks it as used"
         self.add_all()
         for name in self.keys:
             with self.subTest(name=name):
@@ -83,7 +83,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
             self.events(self.user_id), ['set_up', 'added', 'added'])
 
     def test_once(self):
-        "Test that the same step of two authenticators are two codes"
+        "Test that two authenticators have two codes for the same time step"
         self.add_all()
         codes = [self.code_of(name) for name in self.keys]
         for code in codes:
@@ -92,7 +92,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
             self.assertEqual(self.answer(code), USED)
 
     def test_remove(self):
-        "Test that the others go on when one is removed"
+        "Test that the others still work when one is removed"
         self.add_all()
         self.change(
             'remove_totp_authenticator', self.number('tablet'),
@@ -106,7 +106,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
             self.events(self.user_id)[-1], 'authenticator_removed')
 
     def test_remove_by_itself(self):
-        "Test that the code of the one that is removed proves as well"
+        "Test that an authenticator can be removed with its own code"
         self.add_all()
         self.change(
             'remove_totp_authenticator', self.number('token'),
@@ -114,7 +114,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
         self.assertEqual(list(self.rows()), ['Authenticator', 'tablet'])
 
     def test_remove_last(self):
-        "Test that to remove the last one is to turn TOTP off"
+        "Test that removing the last one turns off TOTP"
         self.change(
             'remove_totp_authenticator', self.number('Authenticator'),
             self.code_of('phone'))
@@ -123,7 +123,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
         self.assertEqual(self.events(self.user_id)[-1], 'removed')
 
     def test_remove_last_required(self):
-        "Test that the last one stays where TOTP is required"
+        "Test that the last one cannot be removed where TOTP is required"
         with self.transaction():
             User = Pool().get('res.user')
             User.write([User(self.user_id)], {'totp_required': True})
@@ -134,7 +134,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
         self.assertIsNone(self.answer(self.code_of('phone')))
 
     def test_rename(self):
-        "Test that an authenticator gets another name, and nothing else"
+        "Test that renaming an authenticator changes only its name"
         self.add_all()
         before = self.rows()
         self.change(
@@ -178,7 +178,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
             before, (self.rows(), self.stored_secret(self.user_id)))
 
     def test_proof_hidden(self):
-        "Test that the proof is asked for whoever cannot see the status"
+        "Test that a user who cannot see the status has to prove changes too"
         _, other_id = self.user()
         with self.transaction(other_id):
             user = Pool().get('res.user')(self.user_id)
@@ -190,7 +190,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
         self.assertEqual(len(self.rows()), 1)
 
     def test_unknown_number(self):
-        "Test that the number of no authenticator is refused"
+        "Test that a number without authenticator is refused"
         other, other_id = self.user(KEY)
         self.add_all()
         for number in [0, -1, 999]:
@@ -204,28 +204,28 @@ class AuthenticatorsTestCase(TOTPTestCase):
         self.assertEqual(len(self.counters(other_id)), 0)
 
     def test_max(self):
-        "Test that nobody has more than max_authenticators"
+        "Test that no user has more authenticators than max_authenticators"
         self.set_totp('max_authenticators', '2')
         self.keys['Authenticator'] = KEY
         self.add('second', by='Authenticator')
         with self.assertRaises(TOTPSetupError):
             self.add('third', by='Authenticator')
         self.assertEqual(list(self.rows()), ['Authenticator', 'second'])
-        # A lower setting takes none away
+        # A lower setting removes no authenticator
         self.set_totp('max_authenticators', '1')
         self.now += 60
         for name in ['Authenticator', 'second']:
             self.assertIsNone(self.answer(self.code_of(name)))
 
     def test_names(self):
-        "Test the names that the user does not choose"
+        "Test the default names"
         for _ in range(2):
             self.add(None)
         self.assertEqual(list(self.rows()), [
                 'Authenticator', 'Authenticator 2', 'Authenticator 3'])
 
     def test_replace(self):
-        "Test that replacing leaves the new one alone"
+        "Test that replacing leaves only the new one"
         self.add_all()
         secret = self.change(
             'start_totp_setup', self.code_of('token'), replaces=True)
@@ -238,7 +238,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
         self.assertIsNone(self.answer(right_code(secret.text, self.now)))
 
     def test_number_not_given_again(self):
-        "Test that a new authenticator gets no number of a removed one"
+        "Test that a new authenticator never gets the number of a removed one"
         numbers = set()
         self.keys['Authenticator'] = KEY
         for _ in range(3):
@@ -274,7 +274,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
         self.assertEqual(self.answer(self.code_of('Authenticator', -5)), WRONG)
 
     def test_other_parameters(self):
-        "Test authenticators that were made with other settings"
+        "Test authenticators that were set up with other settings"
         self.set_totp('digits', '8')
         self.set_totp('algorithm', 'sha256')
         self.keys['Authenticator'] = KEY
@@ -299,7 +299,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
             self.assertIsNone(self.answer(code))
 
     def test_lock_divided(self):
-        "Test that the lock comes earlier with more authenticators"
+        "Test that the lockout comes earlier with more authenticators"
         self.set_totp('max_failures', '10')
         self.add_all()
         answers = []
@@ -311,7 +311,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
         self.assertEqual(self.events(self.user_id)[-1], 'locked')
 
     def test_lock_by_adding(self):
-        "Test that nobody locks the own codes by adding an authenticator"
+        "Test that adding an authenticator never locks the user's codes"
         self.set_totp('max_failures', '10')
         self.keys['Authenticator'] = KEY
         with self.transaction():
@@ -320,7 +320,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
         for _ in range(6):
             self.answer('malformed')
             self.now += 3600
-        # Of another network, so that a right code does not forgive them
+        # From another network, so that a right code does not forgive them
         with self.transaction() as transaction:
             table = Pool().get('res.user.totp_guess').__table__()
             transaction.connection.cursor().execute(*table.update(
@@ -354,7 +354,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
                 self.change(method, *args, codes[0])
         self.assertEqual(
             before, (self.rows(), self.stored_secret(self.user_id)))
-        # Nor is the recovery code used up
+        # The recovery code is not used up either
         self.assertIsNone(self.answer(codes[0]))
         self.set_keys(key)
         for name in ['Authenticator', 'second']:

@@ -34,14 +34,14 @@ MISPRINTS = [
     ('password+', ''),
     ('password++totp', ''),
     ('password+topt,password+ totp', 'topt'),
-    # Options are no methods
+    # Options are not methods
     ('password+setup_totp', 'setup_totp'),
     ('password+no_totp_secret', 'no_totp_secret'),
     # Methods of a module that the database has not activated
     ('password+ldap', 'ldap'),
     ('password+ldap+totp', 'ldap'),
     ]
-# Those in which no first factor passes
+# Misprints with which no first factor passes
 MISPRINTS_FIRST = [
     ('topt', 'topt'),
     ('topt+password', 'topt'),
@@ -84,7 +84,7 @@ class ChainsTestCase(TOTPTestCase):
         self.set_config('session', 'authentications', value)
 
     def answer(self, login, **parameters):
-        """Return what the front door answers
+        """Return the answer of the front door
 
         The id of the user, the name of the error with its first text, or the
         HTTP status.
@@ -106,7 +106,7 @@ class ChainsTestCase(TOTPTestCase):
             return Pool().get('res.user.device').renew(None)
 
     def assertLine(self, logs, name):
-        "Check that one line names what the setting gets wrong"
+        "Check that one line names the mistake in the setting"
         lines = [
             record.getMessage() for record in logs.records
             if repr(name) in record.getMessage()]
@@ -120,7 +120,7 @@ class ChainsTestCase(TOTPTestCase):
             for login, user_id in [self.user(KEY), self.user()]]
 
     def test_misprint(self):
-        "Test that nobody logs in by a chain with an unknown name"
+        "Test that a chain with an unknown name admits nobody"
         users = self.users()
         for value, name in MISPRINTS:
             self.chains(value)
@@ -138,7 +138,7 @@ class ChainsTestCase(TOTPTestCase):
                                 ('LoginException', CANNOT))
                         self.assertLine(logs, name)
         self.chains('password+totp')
-        # No such login has used the code up
+        # None of these logins has used up the code
         login, user_id, _ = users[0]
         self.assertEqual(
             self.answer(login, password=PASSWORD, totp_code=self.code()),
@@ -157,7 +157,7 @@ class ChainsTestCase(TOTPTestCase):
                 answer)
 
     def test_misprint_wrong_password(self):
-        "Test that a stranger gets the same answer as ever"
+        "Test that a stranger gets the same answer as with a valid chain"
         (login, _, cookie), _ = self.users()
         for value, _ in MISPRINTS:
             for user in [login, 'nobody']:
@@ -179,7 +179,7 @@ class ChainsTestCase(TOTPTestCase):
                         + [401] * 3)
 
     def test_misprint_first(self):
-        "Test that an unknown name in front admits nobody, as ever"
+        "Test that an unknown name in front admits nobody, as in core"
         users = self.users()
         for value, name in MISPRINTS_FIRST:
             self.chains(value)
@@ -195,7 +195,7 @@ class ChainsTestCase(TOTPTestCase):
                     self.assertLine(logs, name)
 
     def test_misprint_at_start(self):
-        "Test that the server names what it does not know when it starts"
+        "Test that the server reports unknown names when it starts"
         self.forget_others()
         for value, name in MISPRINTS + MISPRINTS_FIRST + [
                 ('password+totp?no_totp_secrt', 'no_totp_secrt'),
@@ -208,7 +208,7 @@ class ChainsTestCase(TOTPTestCase):
                 self.assertLine(logs, name)
 
     def test_start(self):
-        "Test that the database is not loaded without the check"
+        "Test that loading the database runs the check"
         self.forget_others()
         self.chains('password+topt')
         with self.assertLogs(LOGGER, 'ERROR') as logs:
@@ -216,7 +216,7 @@ class ChainsTestCase(TOTPTestCase):
         self.assertLine(logs, 'topt')
 
     def test_no_totp(self):
-        "Test that the server says so if nobody is asked for a code"
+        "Test that the server reports a policy that asks nobody for a code"
         _, user_id = self.user()
         for value in ['password', 'password,password+sms']:
             self.chains(value)
@@ -237,7 +237,7 @@ class ChainsTestCase(TOTPTestCase):
                 User.check_authentications()
 
     def test_without_code(self):
-        "Test that the server names a chain that makes another one useless"
+        "Test that the server reports a chain that makes another one useless"
         for value in ['password+totp,password', 'password,password+totp']:
             with self.subTest(value=value):
                 self.chains(value)
@@ -361,7 +361,7 @@ class ChainsTestCase(TOTPTestCase):
                     self.answer(login, password=PASSWORD), user_id)
 
     def test_valid(self):
-        "Test that valid settings work, without a word in the log"
+        "Test that valid settings work and log nothing"
         self.forget_others()
         (login, user_id, _), (without, without_id, _) = self.users()
         for value in WITH_TOTP + WITHOUT_TOTP:
@@ -418,11 +418,11 @@ class ChainsTestCase(TOTPTestCase):
         self.assertLine(logs, 'ldap')
 
     def edited(self, random_):
-        "A valid setting with one to three small edits"
+        "Return a valid setting with one to three small edits"
         value = random_.choice(WITH_TOTP)
         for _ in range(random_.choice([1, 1, 1, 2, 3])):
             at = random_.randrange(len(value) + 1)
-            # Mostly what has a meaning
+            # Mostly characters that have a meaning
             character = random_.choice(
                 random_.choice(['+,?:', ' \t\n', string.printable]))
             edit = random_.choice(['insert', 'delete', 'replace', 'swap'])
@@ -437,7 +437,7 @@ class ChainsTestCase(TOTPTestCase):
         return value
 
     def admits(self, value, known_device):
-        "Whether the password alone is what the setting literally asks for"
+        "Return whether the setting literally asks for the password alone"
         for chain in value.strip().split(','):
             first, *methods = chain.split('+')
             if first == 'password' and all(
@@ -451,7 +451,7 @@ class ChainsTestCase(TOTPTestCase):
         return False
 
     def test_edited(self):
-        "Test that no small edit lets a user log in by the password alone"
+        "Test that no small edit lets a user log in with the password alone"
         login, user_id = self.user(KEY)
         cookie = self.cookie(user_id)
         random_ = random.Random(12)
@@ -478,5 +478,5 @@ class ChainsTestCase(TOTPTestCase):
                         self.assertIsNone(got_id)
                     elif got_id:
                         admitted += 1
-        # The others have shown that it is the setting that refuses
+        # These logins show that only the setting refused the others
         self.assertGreater(admitted, 10)

@@ -36,10 +36,10 @@ from .tools import (
 
 THREADS = 32
 ROUNDS = 3
-# The server is killed once it has accepted so many codes
+# The server is killed once it has accepted this many codes
 ACCEPTED = 8
-# The command trytond, where who failed does not wait as core wants it, where a
-# password costs nothing and where the clock stands still
+# The command trytond without core's delay after failed logins, with a password
+# hash that costs nothing, and with a clock that stands still
 SERVER = """
 import sys
 from unittest.mock import patch
@@ -75,7 +75,7 @@ with Transaction().start(database_name, 0):
 
 
 def at_once(function, arguments):
-    "Call the function in a thread for each argument, return what they did"
+    "Call the function in a thread for each argument, and return the results"
     results = [None] * len(arguments)
     barrier = threading.Barrier(len(arguments))
 
@@ -96,17 +96,17 @@ def at_once(function, arguments):
 
 
 class LosersMixin:
-    "Check what users are told who bring a code too late"
+    "Check the answers to codes that come too late"
 
     def assertLosers(self, messages):
-        # They come from the network that has used the code, so none counts
+        # They come from the network that used the code, so none is counted
         self.assertEqual(messages, [USED] * len(messages))
 
 
 @unittest.skipUnless(
     backend.name == 'postgresql', "an SQLite in memory has one thread")
 class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
-    "Test that a code is accepted once whatever happens at the same time"
+    "Test that a code is accepted once, whatever happens at the same time"
 
     def assertOneWinner(self, results, user_id):
         winners = [r for r in results if not isinstance(r, Exception)]
@@ -120,7 +120,7 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
 
     def race(self, authentications, parameters, rounds=30, second=False):
         self.set_config('session', 'authentications', authentications)
-        # Who comes late must not meet the limit of core
+        # Core's limit must not refuse the threads that come late
         self.set_config('session', 'max_attempt', str(THREADS))
         login, user_id = self.user(KEY)
         key = self.add_authenticator(user_id) if second else KEY
@@ -144,7 +144,7 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
         self.race('totp', {}, second=True)
 
     def test_wrong_recovery_codes(self):
-        "Test that a flood of wrong recovery codes is counted, and harmless"
+        "Test that a flood of wrong recovery codes is counted and harmless"
         self.set_config('session', 'authentications', 'password+totp')
         self.lift_core_limit()
         login, user_id = self.user(KEY)
@@ -170,7 +170,7 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
         self.assertIsInstance(log_in(self.code()), int)
 
     def test_decoy(self):
-        "Test that each server chooses the same decoy of a login"
+        "Test that each server chooses the same decoy for a login"
         with self.transaction():
             expected = Pool().get(
                 'res.user.totp_decoy_key').choose('nobody')
@@ -182,14 +182,14 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
             self.assertEqual(run.stdout.strip(), str(expected), run.stderr)
 
     def test_once_password(self):
-        "Test that the password's time does not matter"
+        "Test that the time that the password takes does not matter"
         self.race('password+totp', {'password': PASSWORD}, rounds=3)
 
     def test_once_with_attempts(self):
-        "Test that attempts of before, which all winners remove, do no harm"
+        "Test that earlier attempts, which every winner removes, do no harm"
         login, user_id = self.user(KEY)
         self.set_config('session', 'authentications', 'totp')
-        # Who comes late must not meet the limit of core
+        # Core's limit must not refuse the threads that come late
         self.set_config('session', 'max_attempt', str(THREADS))
         for _ in range(5):
             with self.transaction():
@@ -208,7 +208,7 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
         "Test 200 wrong codes from 40 connections and 200 addresses"
         self.set_config('session', 'max_attempt', '1000')
         login, user_id = self.user(KEY)
-        # Attempts that are old enough to be deleted by each of them
+        # Attempts so old that each request deletes them
         with self.transaction():
             LoginAttempt = Pool().get('res.user.login.attempt')
             for _ in range(3):
@@ -247,7 +247,7 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
         self.assertEqual(self.failures(user_id), 3)
 
     def test_burst_without(self):
-        "Test that a burst for a login without TOTP does as much as for others"
+        "Test that a burst makes the same work for a login without TOTP"
         self.set_config('session', 'authentications', 'totp+password')
         self.lift_core_limit()
         with_totp, user_id = self.user(KEY)
@@ -291,7 +291,7 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
                     (None, 'failed', False)])
 
     def call(self, user_id, method, *args, **kwargs):
-        # The dispatcher tries again like this
+        # The dispatcher repeats calls like this
         for _ in range(6):
             try:
                 with self.transaction():
@@ -302,7 +302,7 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
         raise AssertionError("too many tries")
 
     def test_set_up_once(self):
-        "Test that a new key is confirmed once by threads at the same time"
+        "Test that simultaneous threads confirm a new key once"
         login, user_id = self.user()
         code = None
         for _ in range(5):
@@ -320,7 +320,7 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
             code = right_code(secret.text, self.now)
 
     def test_start_once(self):
-        "Test that a code shows one new key to threads at the same time"
+        "Test that a code shows one new key to simultaneous threads"
         login, user_id = self.user(KEY)
         for replaces in [False, True]:
             results = at_once(
@@ -351,7 +351,7 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
             secrets = []
             code = right_code(key, self.now)
             errors = at_once(run, [(code, False), (code, True)])
-            # One of them, and the other one is told why not
+            # One of them succeeds, and the other one is told the reason
             self.assertEqual(errors.count(None), 1)
             self.assertEqual(len(secrets), errors[1] is None)
             for secret in secrets:
@@ -363,7 +363,7 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
             self.now += 60
 
     def test_killed(self):
-        "Test that a login which dies before its commit never was"
+        "Test that a login that dies before its commit leaves no trace"
         login, user_id = self.user(KEY)
         self.set_config('session', 'authentications', 'totp')
         parameters = {'totp_code': self.code()}
@@ -377,7 +377,7 @@ class ConcurrencyTestCase(LosersMixin, TOTPTestCase):
         self.assertEqual(context.exception.message, USED)
 
     def test_few_connections(self):
-        "Test that users who log in at once do not wait for each other"
+        "Test that simultaneous logins do not wait for each other"
         self.set_config('database', 'maxconn', '4')
         self.set_config('session', 'authentications', 'totp')
         users = [self.user(KEY) for _ in range(16)]
@@ -440,7 +440,7 @@ class ServersTestCase(LosersMixin, TOTPTestCase):
             return error.code
 
     def test_once(self):
-        "Test that of 32 requests to two servers one gets in"
+        "Test that one of 32 requests to two servers is accepted"
         ports = [self.start_server()[0] for _ in range(2)]
         login, user_id = self.user(KEY, email=False)
         for port in ports:
@@ -473,7 +473,7 @@ class ServersTestCase(LosersMixin, TOTPTestCase):
         self.assertEqual(len(self.counters(user_id)), 1)
 
     def test_proteus(self):
-        "Test a script that uses proteus with the code beside the password"
+        "Test a script that passes proteus the code along with the password"
         port, _ = self.start_server()
         login, user_id = self.user(KEY, email=False)
         with set_xmlrpc_session(
@@ -485,7 +485,7 @@ class ServersTestCase(LosersMixin, TOTPTestCase):
             self.assertTrue(user.totp_enabled)
 
     def storm(self, port, server, users):
-        """Log in with codes of the users until the server is killed
+        """Log in with codes of the users, and kill the server meanwhile
 
         Return the parameters of the logins that were answered with success.
         """
@@ -501,7 +501,7 @@ class ServersTestCase(LosersMixin, TOTPTestCase):
                     return
                 self.assertTrue(answer.get('result'), answer)
                 accepted.append((login, parameters))
-                # The others are on their way, wherever that is
+                # Other logins are under way, each at its own stage
                 if len(accepted) >= ACCEPTED:
                     server.kill()
 
@@ -511,7 +511,7 @@ class ServersTestCase(LosersMixin, TOTPTestCase):
         return accepted
 
     def test_killed(self):
-        "Test that a killed server makes no used code good again"
+        "Test that killing a server makes no used code valid again"
         port, server = self.start_server('totp')
         for _ in range(ROUNDS):
             users = [self.user(KEY, email=False)[0] for _ in range(8)]

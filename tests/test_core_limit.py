@@ -22,9 +22,10 @@ TOO_MANY = 429
 
 
 class CoreLimitTestCase(TOTPTestCase):
-    """Test what is promised at core's limit of attempts with its defaults
+    """Test that promises hold with core's limit of attempts at its defaults
 
-    What core counts are seconds of the machine's clock, all the same moment.
+    Core counts in seconds of the machine's clock. For it, all requests of a
+    test come at the same moment.
     """
 
     def setUp(self):
@@ -39,8 +40,8 @@ class CoreLimitTestCase(TOTPTestCase):
             return login, user_id, RecoveryCode.renew(user_id)
 
     def answer(self, login, code=None, address=tools.ADDRESS, **parameters):
-        """What a request is told: the id of the user whom it lets in, the
-        words or the status
+        """Return the answer to a request: the id of the user if the login is
+        accepted, the text or the status
         """
         parameters.setdefault('password', PASSWORD)
         if code is not None:
@@ -60,7 +61,7 @@ class CoreLimitTestCase(TOTPTestCase):
             self.now += 3600
 
     def exhaust(self, login, device_cookie=None):
-        "Enter wrong passwords until core refuses all"
+        "Enter wrong passwords until core refuses every login"
         parameters = {'password': 'x'}
         if device_cookie:
             parameters['device_cookie'] = device_cookie
@@ -82,7 +83,7 @@ class CoreLimitTestCase(TOTPTestCase):
             self.assertEqual(self.answer(login, self.code()), user_id)
 
     def test_waiting(self):
-        "Test that those who wait are told so however often they ask"
+        "Test that users who have to wait are told so however often they try"
         login, user_id, _ = self.enrol()
         for _ in range(3):
             self.answer(login, self.code(95))
@@ -97,7 +98,7 @@ class CoreLimitTestCase(TOTPTestCase):
         login, user_id, codes = self.enrol()
         self.enter_wrong(login, 10)
         self.assertEqual(self.answer(login, codes[0]), user_id)
-        # While codes wait
+        # Also while the user has to wait
         for _ in range(4):
             self.answer(login, self.code(95))
         self.assertEqual(self.answer(login, codes[1]), user_id)
@@ -143,7 +144,7 @@ class CoreLimitTestCase(TOTPTestCase):
         self.assertEqual(
             self.answer(login, right_code(key, self.now)), user_id)
 
-    # What an administrator does works at once
+    # Actions of an administrator take effect at once
 
     def unlocked(self, login, user_id):
         admin, _ = self.user(administrator=True)
@@ -216,14 +217,14 @@ class CoreLimitTestCase(TOTPTestCase):
     def evaluated(self, guess):
         """Return how many codes of an attacker are evaluated in five minutes
 
-        guess: is called with the count of the guesses so far
+        guess: a function of the number of guesses so far
         """
         verify, match = totp.verify, totp.Secret.match
         secret = tools.secret_from(KEY)
         evaluated = []
 
         def counted_verify(secrets, code, *args):
-            # Those of nobody are only there for the time that they take
+            # Dummies are checked only for the time that it takes
             if secret in [secret for secret, _ in secrets]:
                 evaluated.append(code)
             with patch.object(totp.Secret, 'match', match):
@@ -238,7 +239,7 @@ class CoreLimitTestCase(TOTPTestCase):
         return len(evaluated)
 
     def attack(self, guess):
-        "Guess ten times at once, and then for five minutes"
+        "Guess ten times at once, then for five minutes"
         end = self.now + FIVE_MINUTES
         for count in range(10):
             guess(count)
@@ -248,7 +249,7 @@ class CoreLimitTestCase(TOTPTestCase):
             self.now += 5
 
     def test_guesses(self):
-        "Test that nobody has more than six codes evaluated in five minutes"
+        "Test that at most six codes are evaluated in five minutes"
         for authentications in [
                 'password+totp', 'totp+password', 'totp,password',
                 'password+totp?setup_totp', 'password+totp?no_totp_secret']:
@@ -261,14 +262,14 @@ class CoreLimitTestCase(TOTPTestCase):
                         self.evaluated(self.guesser(login, addresses)), 6)
 
     def guesser(self, login, addresses):
-        "Return a function that guesses, from as many addresses in turn"
+        "Return a function that guesses from that many addresses in turn"
         def guess(count):
             self.answer(
                 login, f'{count:06}', address=f'10.0.{count % addresses}.1')
         return guess
 
     def test_guesses_between(self):
-        "Test that nothing entered between the guesses gives more of them"
+        "Test that nothing entered between guesses allows more of them"
         login, user_id, _ = self.enrol()
         between = [
             None, '', RECOVERY_CODE, 'ACDEF-GHJKM-NPQRT', tools.OTHER_KEY,
@@ -289,7 +290,7 @@ class CoreLimitTestCase(TOTPTestCase):
         self.assertLessEqual(len(real), 6)
 
     def test_guesses_set_up(self):
-        "Test the code of the new key that its owner has not yet entered"
+        "Test guesses of the first code of a new key"
         self.set_config(
             'session', 'authentications', 'password+totp?setup_totp')
         login, user_id = self.user()
@@ -323,7 +324,7 @@ class CoreLimitTestCase(TOTPTestCase):
                 answers.append(self.answer(login, self.code(95)))
             self.assertEqual(answers[-2:], [TOO_MANY] * 2)
             self.assertNotIn(TOO_MANY, answers[:7])
-            # Not of another network
+            # Another network is not limited
             login, user_id, _ = self.enrol()
             self.assertEqual(
                 self.answer(login, self.code(), address='203.0.113.7'),
@@ -337,7 +338,7 @@ class CoreLimitTestCase(TOTPTestCase):
         self.assertEqual(self.answer(login, codes[0]), user_id)
 
     def test_blank_login(self):
-        "Test that the count under no login shuts out nobody"
+        "Test that attempts with a blank login lock out nobody"
         login, user_id, _ = self.enrol()
         for _ in range(9):
             self.answer('', password='x')

@@ -15,7 +15,7 @@ CODE = 'res.user.totp_recovery_code'
 
 
 class AttackTestCase(DoorsTestCase):
-    "Test what an ordinary user with a browser can try on another (law 3)"
+    "Test attacks of an ordinary user with a browser on another user (law 3)"
 
     def setUp(self):
         super().setUp()
@@ -26,7 +26,7 @@ class AttackTestCase(DoorsTestCase):
         self.visitor.login(login, password=PASSWORD)
 
     def recovery_codes(self):
-        "What is stored of the recovery codes of the owner"
+        "Return what is stored of the recovery codes of the owner"
         with self.transaction():
             return [
                 (code.id, code.hash, self.token(code))
@@ -34,7 +34,7 @@ class AttackTestCase(DoorsTestCase):
                     [('user', '=', self.owner_id)], order=[('id', 'ASC')])]
 
     def test_read(self):
-        "Test that nobody downloads the hashes of another's recovery codes"
+        "Test that users cannot download the hashes of others' recovery codes"
         answer = self.visitor.http(
             'GET', self.visitor.route('base', f'data/{CODE}'),
             query_string={
@@ -46,7 +46,7 @@ class AttackTestCase(DoorsTestCase):
         self.assertNotEqual(answer.status_code, HTTPStatus.OK)
 
     def test_write(self):
-        "Test that nobody puts a recovery code of their own on another"
+        "Test that users cannot give another user a recovery code of their own"
         own = totp.new_recovery_code()
         before = self.recovery_codes()
         self.assertEqual(len(before), len(self.codes))
@@ -62,7 +62,7 @@ class AttackTestCase(DoorsTestCase):
         self.assertEqual(self.recovery_codes(), before)
 
     def test_login(self):
-        "Test that a code put on another logs nobody in"
+        "Test that a recovery code given to another user does not log in"
         for authentications, answers in [
                 ('password+totp', {'password': [PASSWORD]}),
                 ('totp,password', {}),
@@ -86,7 +86,7 @@ class AttackTestCase(DoorsTestCase):
 
 
 class NeedsTestCase(DoorsTestCase):
-    "Test that what clients need still works, however closed the models"
+    "Test that clients still work although the models are closed"
 
     def setUp(self):
         super().setUp()
@@ -168,7 +168,7 @@ class NeedsTestCase(DoorsTestCase):
                     [('id', '=', session_id)]))
 
     def test_wizard_with_end(self):
-        "Test that a wizard closes whose end depends on its session"
+        "Test that a wizard with an end that depends on its session closes"
         visitor = self.administrator()
         name = 'wizard.ir.module.config_wizard'
         session_id, *_ = visitor.call(f'{name}.create', {})
@@ -185,7 +185,7 @@ class NeedsTestCase(DoorsTestCase):
         self.assertFalse(self.valid(cookie))
 
     def test_password_by_administrator(self):
-        "Test that a password set for a user does the same"
+        "Test that setting a user's password does the same"
         self.login()
         cookie = self.cookie()
         self.administrator().model(

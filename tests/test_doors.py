@@ -28,7 +28,7 @@ EVERYBODY = {'nobody', *USERS}
 
 EVENT = 'res.user.totp_event'
 TOKEN = 'res.user.totp_token'
-# Of the users, only the secrets
+# Among the fields of users, only the secrets
 USER = 'res.user'
 SECRETS = ['totp_secret', 'totp_pending_secret']
 # What the module stores
@@ -49,7 +49,7 @@ CORE = {
     'res.user.login.attempt',
     }
 # What the module extends
-# What nobody gets of a token, whatever else of it is open
+# The fields of a token that nobody can read, whatever else of it is open
 HIDDEN = ['secret', 'number', 'counter', 'resync']
 EXTENDED = {
     USER, 'ir.configuration', 'ir.cron', 'ir.model.access', 'ir.rule',
@@ -107,7 +107,7 @@ NEW_DATA = DB + '/r/base/data/<model>'
 OLD_DATA = DB + '/ir/data/<model>'
 APPLICATION = DB + '/user/application/'
 NEW_APPLICATION = DB + '/r/user/application/'
-# The routes that one series does not have
+# The routes that exist in one series only
 ONLY = {
     '8.0': {('GET', DATA), ('GET', HTML), ('POST', HTML)},
     '8.2': {
@@ -118,8 +118,9 @@ ONLY = {
         ('GET', '/custom.js'), ('GET', '/custom.css')},
     }
 
-# For each way the routes it takes, and for each model who gets something of a
-# record by it or changes it. A model that is not named is closed to everybody.
+# For each way the routes it takes, and for each model the roles that read or
+# change something of a record by it. A model that is not named is closed to
+# everybody.
 EVENTS = {EVENT: MANAGERS, TOKEN: MANAGERS}
 TABLE = {
     **{f'{protocol} {name}': ([('POST', JSON)], {})
@@ -155,7 +156,7 @@ TABLE = {
     'bus': ([('POST', '/<string:database_name>/bus')], {}),
     'avatar': ([('GET', '/avatar/<base64:database_name>/<uuid>')], {}),
     'application': ([('POST', APPLICATION), ('POST', NEW_APPLICATION)], {}),
-    # Whoever fails to log in leaves an attempt
+    # A failed login leaves an attempt
     'application_delete': (
         [('DELETE', APPLICATION), ('DELETE', NEW_APPLICATION)],
         {'res.user.login.attempt': EVERYBODY}),
@@ -191,8 +192,8 @@ TABLE = {
     'cron': ([('POST', JSON)], {}),
     'trigger': ([('POST', JSON)], {}),
     }
-# What core answers for what nothing stores: most of all errors of the server,
-# as it calls methods that these models do not have
+# What core answers for models that are not stored: mostly server errors, as it
+# calls methods that these models do not have
 ERRORS = {HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR}
 VIEW_STATUS = {
     **dict.fromkeys(
@@ -218,7 +219,7 @@ class DoorsTestCase(TOTPTestCase):
 
     def setUp(self):
         super().setUp()
-        # What is refused is logged, often as an exception
+        # The server logs each refusal, often as an exception
         logging.disable()
         self.addCleanup(logging.disable, logging.NOTSET)
         for name in ['trytond.res.routes.time', 'trytond.security.time']:
@@ -254,7 +255,7 @@ class DoorsTestCase(TOTPTestCase):
 
     @staticmethod
     def token(record):
-        "What the HTML editor asks for to write the record"
+        "Return the token that the HTML editor needs to write the record"
         return str(record.last_modified_at.timestamp())
 
     def columns(self, Model):
@@ -268,7 +269,7 @@ class DoorsTestCase(TOTPTestCase):
             and not isinstance(field, fields.Function)]
 
     def value(self, field):
-        "A value that appears nowhere else, as far as the type allows it"
+        "Return a value that appears nowhere else, if its type allows it"
         number = next(self.numbers)
         return {
             'boolean': False,
@@ -307,7 +308,7 @@ class DoorsTestCase(TOTPTestCase):
             self.execute(query)
 
     def plant(self, model):
-        "Store a record of the owner in the model and what refers to it"
+        "Store a record of the owner in the model, and references to it"
         with self.transaction():
             pool = Pool()
             Model = pool.get(model)
@@ -353,7 +354,7 @@ class DoorsTestCase(TOTPTestCase):
         return max(id_ for id_, in self.execute(table.select(table.id)))
 
     def rows(self, record):
-        "The record and those that were stored after it"
+        "Return the record and those that were stored after it"
         with self.transaction():
             Model = Pool().get(record.model)
             table = Model.__table__()
@@ -375,7 +376,7 @@ class DoorsTestCase(TOTPTestCase):
 
 
 class TableTestCase(DoorsTestCase):
-    "Test that every way leads to no more than the table says (law 3)"
+    "Test that no way leads to more than the table says (law 3)"
 
     def test_models(self):
         "Test that the table names each model of the module"
@@ -458,7 +459,7 @@ class TableTestCase(DoorsTestCase):
                 if routes.intersection(taken)})
 
     def test_ways_hidden(self):
-        "Test that no way leads to what is hidden of a token"
+        "Test that no way leads to the hidden fields of a token"
         visitors = self.visitors()
         record = self.plant(TOKEN)
         with self.transaction():
@@ -484,7 +485,7 @@ class TableTestCase(DoorsTestCase):
         self.uproot(record)
 
     def test_views(self):
-        "Test that no way leads to data of what nothing stores"
+        "Test that no way leads to data of models that are not stored"
         visitors = self.visitors()
         for model in sorted(VIEWS):
             record = Record(model, 1, {'code': ''}, '', {})

@@ -18,7 +18,7 @@ class DriftTestCase(TOTPTestCase):
         self.set_config('session', 'max_attempt', '10000')
 
     def answer(self, login, steps):
-        "What a code that many steps ahead is told, None if it gets in"
+        "Return the answer to a code that many steps ahead, None if accepted"
         try:
             self.assertTrue(security.login(
                     DB_NAME, login, {
@@ -34,7 +34,7 @@ class DriftTestCase(TOTPTestCase):
         self.assertIsNone(self.answer(login, steps))
 
     def test_slow(self):
-        "Test a token 5 minutes slow, which logs in for a year"
+        "Test a token that is 5 minutes slow and logs in for a year"
         login, user_id = self.user(KEY)
         self.resync(login, -10)
         self.assertEqual(self.drift(user_id), -10)
@@ -53,7 +53,7 @@ class DriftTestCase(TOTPTestCase):
             self.assertEqual(self.drift(user_id), -month)
 
     def test_jump(self):
-        "Test that a clock which jumps gets back in with two codes"
+        "Test that two codes are accepted after a clock has jumped"
         login, user_id = self.user(KEY)
         for steps in [3, 0, -3, 10, -10]:
             with self.subTest(steps=steps):
@@ -63,7 +63,7 @@ class DriftTestCase(TOTPTestCase):
                 self.assertEqual(self.failures(user_id), 0)
 
     def test_beyond(self):
-        "Test that a clock which is further off does not get in"
+        "Test that codes of a clock that is further off are refused"
         login, user_id = self.user(KEY)
         for steps in [11, -11]:
             with self.subTest(steps=steps):
@@ -74,7 +74,7 @@ class DriftTestCase(TOTPTestCase):
                 self.forget_failures(user_id)
 
     def test_consecutive(self):
-        "Test that only two codes one after the other do"
+        "Test that only two consecutive codes resynchronise the clock"
         login, user_id = self.user(KEY)
         for second in [5, 7, 3, 4, -5]:
             with self.subTest(second=second):
@@ -82,7 +82,7 @@ class DriftTestCase(TOTPTestCase):
                 self.assertEqual(self.answer(login, 5), WRONG)
                 self.assertEqual(self.answer(login, second), WRONG)
                 self.forget_failures(user_id)
-        # Nor with another one between them
+        # Two codes with another one between them do not either
         self.now += 3600
         self.assertEqual(self.answer(login, 5), WRONG)
         self.assertEqual(self.answer(login, 99), WRONG)
@@ -90,7 +90,7 @@ class DriftTestCase(TOTPTestCase):
         self.assertEqual(self.drift(user_id), 0)
 
     def test_used(self):
-        "Test that a code of before the resynchronisation stays used"
+        "Test that a code from before the resynchronisation stays used"
         login, user_id = self.user(KEY)
         self.assertIsNone(self.answer(login, 0))
         for steps in [-10, -9, -5, 0]:
@@ -98,7 +98,7 @@ class DriftTestCase(TOTPTestCase):
             self.forget_failures(user_id)
 
     def test_walk(self):
-        "Test that the oldest code at each login moves it to the cap at most"
+        "Test that the oldest code at each login moves the drift to the cap"
         login, user_id = self.user(KEY)
         for direction in [-1, 1]:
             for _ in range(40):
@@ -111,7 +111,7 @@ class DriftTestCase(TOTPTestCase):
             self.assertEqual(self.drift(user_id), 10 * direction)
 
     def test_one_step(self):
-        "Test that a login moves it by a step, whatever the tolerance"
+        "Test that a login moves the drift by one step, whatever the tolerance"
         self.set_totp('tolerance', '5')
         login, user_id = self.user(KEY)
         drifts = []
@@ -122,7 +122,7 @@ class DriftTestCase(TOTPTestCase):
         self.assertEqual(drifts, [1, 2, 3, 2, 1, 0])
 
     def test_late(self):
-        "Test that the code after the last one does not get in late"
+        "Test that the code after the last one is refused once it is too old"
         login, user_id = self.user(KEY)
         self.assertIsNone(self.answer(login, 0))
         self.now += 5 * 30
@@ -141,7 +141,7 @@ class DriftTestCase(TOTPTestCase):
         self.assertEqual(times, [None, self.now - 3600, self.now - 3600])
 
     def test_new_key(self):
-        "Test that a new key begins without drift"
+        "Test that a new key starts without drift"
         login, user_id = self.user(KEY)
         self.resync(login, -10)
         with self.transaction():
@@ -151,7 +151,7 @@ class DriftTestCase(TOTPTestCase):
         self.assertIsNone(self.answer(login, 0))
 
     def test_reset_by_right(self):
-        "Test that a right code forgets one that was beyond"
+        "Test that a right code ends a resynchronisation that had begun"
         login, user_id = self.user(KEY)
         self.assertEqual(self.answer(login, 5), WRONG)
         self.assertIsNone(self.answer(login, 0))

@@ -18,7 +18,7 @@ SETUP_WRONG = (
 
 
 class EnrolmentTestCase(TOTPTestCase):
-    "Test which users may be without TOTP, and how to get rid of it"
+    "Test which users may go without TOTP, and how it is turned off"
     authentications = 'password+totp?no_totp_secret'
 
     def setUp(self):
@@ -32,7 +32,7 @@ class EnrolmentTestCase(TOTPTestCase):
             subgroup, = Group.create([
                     {'name': f'{name} subgroup', 'parent': self.required}])
             self.subgroup = subgroup.id
-        # What a group requires may be required of all administrators
+        # A requirement of the group may reach all administrators
         self.addCleanup(self.require_nothing)
 
     def require_nothing(self):
@@ -67,7 +67,7 @@ class EnrolmentTestCase(TOTPTestCase):
                 ModelData.get_id('authentication_totp', name))
 
     def test_optional(self):
-        "Test that a user without TOTP skips the code, and the wizard opens"
+        "Test that users without TOTP skip the code, and that the wizard opens"
         login, user_id = self.member(self.other)
         self.assertEqual(
             self.dialogue(login, password=[PASSWORD])[0], user_id)
@@ -84,7 +84,7 @@ class EnrolmentTestCase(TOTPTestCase):
         session_id, shown = rpc.start_setup()
         rpc.confirm_setup(
             session_id, shown, code=right_code(shown['secret'], self.now))
-        # The set-up has ended the session
+        # The setup has ended the session
         with self.assertRaises(Refused) as context:
             self.actions(rpc)
         self.assertEqual(context.exception.args, (401,))
@@ -103,7 +103,7 @@ class EnrolmentTestCase(TOTPTestCase):
             user_id)
 
     def test_required(self):
-        "Test that a user for whom TOTP is required does not skip the code"
+        "Test that a user who must use TOTP does not skip the code"
         for groups, values, mandatory in [
                 ([], {}, False),
                 ([self.other], {}, False),
@@ -143,7 +143,7 @@ class EnrolmentTestCase(TOTPTestCase):
             self.dialogue(login, password=[PASSWORD])[0], user_id)
 
     def test_forged(self):
-        "Test that no client says itself that it may skip the code"
+        "Test that no client can claim that it may skip the code"
         login, user_id = self.member(self.required)
         enrolled, _ = self.member(key=KEY)
         for name, value in [
@@ -168,7 +168,7 @@ class EnrolmentTestCase(TOTPTestCase):
                         self.assertEqual(asked, 'totp_code')
 
     def test_not_self(self):
-        "Test that nobody lifts the requirement from himself"
+        "Test that users cannot lift the requirement from themselves"
         login, user_id = self.member(self.required, totp_required=True)
         self.set_config('session', 'authentications', 'password')
         rpc = self.client(login)
@@ -190,7 +190,7 @@ class EnrolmentTestCase(TOTPTestCase):
             return Pool().get('res.user.totp_recovery_code').renew(user_id)
 
     def assertWithoutTOTP(self, login, user_id, codes):
-        "Check that nothing of before gets in, and that all has ended"
+        "Check that old codes are refused, and that sessions have ended"
         self.assertIsNone(self.stored_secret(user_id))
         with self.transaction():
             pool = Pool()
@@ -210,7 +210,7 @@ class EnrolmentTestCase(TOTPTestCase):
                     login, password=[PASSWORD], totp_code=[code])[0])
 
     def test_remove(self):
-        "Test that turning TOTP off takes a code, and undoes it all"
+        "Test that turning off TOTP takes a code, and removes everything"
         for use_recovery_code in [False, True]:
             with self.subTest(use_recovery_code=use_recovery_code):
                 self.set_config('session', 'authentications', 'password')
@@ -229,7 +229,7 @@ class EnrolmentTestCase(TOTPTestCase):
                 self.assertEqual(self.events(user_id)[-1], 'removed')
 
     def test_remove_required(self):
-        "Test that a user for whom TOTP is required cannot turn it off"
+        "Test that a user who must use TOTP cannot turn it off"
         self.set_config('session', 'authentications', 'password')
         login, user_id = self.member(self.subgroup, key=KEY)
         rpc = self.client(login)
@@ -237,14 +237,14 @@ class EnrolmentTestCase(TOTPTestCase):
             self.remove(rpc, self.code())
         self.assertEqual(context.exception.args[1][0], REQUIRED)
         self.assertTrue(self.stored_secret(user_id))
-        # The code is not used up by it
+        # The refusal does not use up the code
         self.assertEqual(
             self.dialogue(
                 login, password=[PASSWORD], totp_code=[self.code()])[0],
             user_id)
 
     def test_again(self):
-        "Test that TOTP can be set up again, and a used code stays used"
+        "Test that TOTP can be set up again, and that a used code stays used"
         self.set_config('session', 'authentications', 'password')
         login, user_id = self.user(KEY)
         self.remove(self.client(login), self.code())
@@ -268,7 +268,7 @@ class EnrolmentTestCase(TOTPTestCase):
         rpc.call(f'{prefix}.execute', session_id, {}, 'reset', context)
 
     def test_reset(self):
-        "Test that an administrator resets the TOTP of those selected"
+        "Test that an administrator resets the TOTP of the selected users"
         self.set_config('session', 'authentications', 'password')
         admin, _ = self.user(administrator=True)
         users = [self.user(KEY) for _ in range(3)]
@@ -292,7 +292,7 @@ class EnrolmentTestCase(TOTPTestCase):
         self.assertEqual(self.events(user_id), ['set_up'])
 
     def test_reset_by_others(self):
-        "Test that only administrators reset, whatever the context says"
+        "Test that only administrators can reset, whatever the context says"
         self.set_config('session', 'authentications', 'password')
         login, user_id = self.user(KEY)
         other, other_id = self.user(OTHER_KEY)
@@ -309,7 +309,7 @@ class EnrolmentTestCase(TOTPTestCase):
             self.assertTrue(self.stored_secret(id_))
 
     def test_invite(self):
-        "Test that an administrator invites those without TOTP by e-mail"
+        "Test that an administrator invites users without TOTP by e-mail"
         self.set_config('session', 'authentications', 'password')
         admin, admin_id = self.user(administrator=True)
         users = [self.user(), self.user(email=False), self.user(KEY)]
@@ -341,7 +341,7 @@ class EnrolmentTestCase(TOTPTestCase):
             self.assertEqual(event.actor.id, admin_id)
 
     def test_methods_by_rpc(self):
-        "Test that the methods behind the wizards can not be called"
+        "Test that clients cannot call the methods behind the wizards"
         self.set_config('session', 'authentications', 'password')
         admin, admin_id = self.user(KEY, administrator=True)
         rpc = self.client(admin)
@@ -356,7 +356,7 @@ class EnrolmentTestCase(TOTPTestCase):
         self.assertTrue(self.stored_secret(admin_id))
 
     def test_many(self):
-        "Test that the number of users does not matter for the statements"
+        "Test that the number of users does not change that of the statements"
         names = [
             'totp_enabled', 'totp_since', 'totp_last_used', 'totp_mandatory',
             'totp_recovery_codes', 'totp_locked', 'totp_waiting_until',
@@ -371,7 +371,7 @@ class EnrolmentTestCase(TOTPTestCase):
         self.assertLessEqual(counts[0], 10)
 
     def test_locked_filter(self):
-        "Test that administrators find the users who are locked"
+        "Test that administrators can search for locked users"
         self.set_totp('max_failures', '3')
         self.set_config('session', 'authentications', 'password+totp')
         locked, locked_id = self.user(KEY)

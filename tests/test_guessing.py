@@ -27,11 +27,11 @@ class GuessingTestCase(TOTPTestCase):
 
     def setUp(self):
         super().setUp()
-        # What is tested here is apart from the limit of core
+        # Core's limit would refuse the logins of these tests
         self.lift_core_limit()
 
     def answer(self, login, code, password=PASSWORD, device_cookie=None):
-        "What one request is told, None if it gets in"
+        "Return the answer to one request, None if the user logs in"
         parameters = {'password': password, 'totp_code': code}
         if device_cookie:
             parameters['device_cookie'] = device_cookie
@@ -56,7 +56,7 @@ class GuessingTestCase(TOTPTestCase):
         return [values[name] for name in names]
 
     def test_waits(self):
-        "Test how long each failure makes wait, to the second"
+        "Test the delay after each failure, to the second"
         login, user_id = self.user(KEY)
         waits = []
         for failures in range(1, 13):
@@ -70,7 +70,7 @@ class GuessingTestCase(TOTPTestCase):
                 for rest in [wait, 1]:
                     self.now += wait - rest
                     time = in_words(rest)
-                    # Not even the right one, and none counts
+                    # Even the right code is refused, and none is counted
                     for code in [self.code(), self.code(95)]:
                         self.assertEqual(
                             self.answer(login, code), WAIT % time)
@@ -81,7 +81,7 @@ class GuessingTestCase(TOTPTestCase):
         self.assertIsNone(self.answer(login, self.code()))
 
     def test_patient(self):
-        "Test that an attacker who waits as told gets 100 evaluations, ever"
+        "Test that an attacker who waits as told has 100 codes checked, ever"
         login, user_id = self.user(KEY)
         with patch.object(totp, 'verify', side_effect=totp.verify) as verify:
             for _ in range(200):
@@ -130,7 +130,7 @@ class GuessingTestCase(TOTPTestCase):
         self.assertEqual(self.answer(login, self.code()), WAIT % '30 seconds')
 
     def test_language(self):
-        "Test that no language makes a wrong code free"
+        "Test that wrong codes count whatever the language"
         login, user_id = self.user(KEY)
         for language in [
                 5, 1.5, True, [], {}, '', '\0', 'a\0b', '\ud800', 'en_US\n',
@@ -149,7 +149,7 @@ class GuessingTestCase(TOTPTestCase):
                 self.now += 30
 
     def test_context(self):
-        "Test that no context of the client makes a wrong code free"
+        "Test that wrong codes count whatever the context of the client"
         login, user_id = self.user(KEY)
         self.set_config('session', 'authentications', 'password')
         rpc = RPC()
@@ -181,7 +181,7 @@ class GuessingTestCase(TOTPTestCase):
             self.answer(login, self.code(1)), WAIT % '30 seconds')
 
     def test_wrong_password(self):
-        "Test that guesses with a wrong password make nobody wait"
+        "Test that guesses with a wrong password cause no delay"
         login, user_id = self.user(KEY)
         for _ in range(10):
             security.login(DB_NAME, login, {
@@ -189,7 +189,7 @@ class GuessingTestCase(TOTPTestCase):
         self.assertEqual(self.failures(user_id), 0)
 
     def test_known_device(self):
-        "Test that an attacker elsewhere does not lock out the owner"
+        "Test that an attacker elsewhere cannot lock out a known device"
         login, user_id = self.user(KEY)
         cookie = self.device(user_id)
         for _ in range(100):
@@ -200,7 +200,7 @@ class GuessingTestCase(TOTPTestCase):
             self.answer(login, self.code(), device_cookie='x'), LOCKED)
         self.assertIsNone(
             self.answer(login, self.code(), device_cookie=cookie))
-        # Which does not open the lock
+        # This login does not end the lockout elsewhere
         self.now += 30
         self.assertEqual(self.answer(login, self.code()), LOCKED)
         self.guess(login, 3, device_cookie=cookie)
@@ -210,7 +210,7 @@ class GuessingTestCase(TOTPTestCase):
             WAIT % '30 seconds')
 
     def test_no_attempt(self):
-        "Test that a user who waits has no attempt counted, but core's delay"
+        "Test that core delays a user who has to wait, but counts no attempt"
         self.forget_attempts()
         login, user_id = self.user(KEY)
         self.guess(login, 3)
@@ -222,7 +222,7 @@ class GuessingTestCase(TOTPTestCase):
         self.assertEqual(self.network_attempts(), 3)
 
     def test_first_factor(self):
-        "Test that before a first factor everybody is told the same"
+        "Test that everybody gets the same answer before a first factor"
         self.set_config('session', 'authentications', 'totp')
         known, user_id = self.user(KEY)
         without, _ = self.user()
@@ -232,13 +232,13 @@ class GuessingTestCase(TOTPTestCase):
                 for _ in range(6):
                     self.assertEqual(
                         self.answer(login, self.code(95)), REFUSED)
-                # Waiting or not, an attempt for core
+                # Core counts an attempt, whether or not the user has to wait
                 self.assertEqual(self.network_attempts(), 6)
         self.assertEqual(self.failures(user_id), 3)
         self.assertEqual(self.answer(known, self.code()), REFUSED)
 
     def test_unlock(self):
-        "Test that an administrator sees the failures and unlocks"
+        "Test that an administrator sees the failures and unlocks the user"
         login, user_id = self.user(KEY)
         admin, _ = self.user(administrator=True)
         names = ['totp_failures', 'totp_waiting_until', 'totp_locked']
@@ -267,7 +267,7 @@ class GuessingTestCase(TOTPTestCase):
         self.assertIsNone(self.answer(login, self.code()))
 
     def test_status(self):
-        "Test that the failures of all kinds of codes are shown together"
+        "Test that the status adds up the failures of all kinds of codes"
         login, user_id = self.user(KEY)
         admin, _ = self.user(administrator=True)
         cookie = self.device(user_id)
@@ -285,7 +285,7 @@ class GuessingTestCase(TOTPTestCase):
         self.assertEqual(until.timestamp(), self.now + 60)
 
     def test_clock_back(self):
-        "Test that a clock set back does not make the wait longer"
+        "Test that setting the clock back does not prolong the wait"
         login, user_id = self.user(KEY)
         self.now += 10 ** 7
         self.guess(login, 3)
@@ -293,7 +293,7 @@ class GuessingTestCase(TOTPTestCase):
         self.assertIsNone(self.answer(login, self.code()))
 
     def test_clock_ahead(self):
-        "Test that the log says why a clock set back locks an honest user out"
+        "Test that the log says why a clock set back locks out an honest user"
         login, user_id = self.user(KEY)
         self.now += 3600
         self.assertIsNone(self.answer(login, self.code()))

@@ -21,7 +21,7 @@ WRONG_NEW_IN_DIALOG = (
     "the new entry. If you have added more than one entry, use the newest and "
     "delete the others. To start again, leave the code blank.")
 URI = f'otpauth://totp/Tryton:alice?secret={KEY}&issuer=Tryton'
-# Texts that are keys, whoever's they are
+# Texts that are keys, whether or not of the user
 KEYS = [
     URI,
     URI.upper(),
@@ -43,7 +43,10 @@ OTHERS = ['x', '000000x', 'ACDEFGHJKMNP', '......', '0.5', 'abc-def']
 
 
 def misprints(code, other):
-    "Return what people make of the recovery code, other is another one"
+    """Return typical misprints of the recovery code
+
+    other: another recovery code
+    """
     letters = code.replace('-', '')
     return {
         'wrong letter': 'X' + code[1:] if code[0] != 'X' else 'Y' + code[1:],
@@ -69,7 +72,7 @@ def misprints(code, other):
 
 
 class HintsTestCase(TOTPTestCase):
-    "Test that whoever enters something else is told what to enter (law 9)"
+    "Test that a user who enters something else learns what to enter (law 9)"
 
     def setUp(self):
         super().setUp()
@@ -83,7 +86,7 @@ class HintsTestCase(TOTPTestCase):
             return login, user_id, RecoveryCode.renew(user_id)
 
     def answer(self, login, code=None, **parameters):
-        "The id of the user whom a request lets in, or what it is told"
+        "Return the id of the user who logs in, or the text of the answer"
         if code is not None:
             parameters['totp_code'] = code
         try:
@@ -93,19 +96,19 @@ class HintsTestCase(TOTPTestCase):
             return details[0][1] if details else error
 
     def told(self, function, *args, **kwargs):
-        "What the user of a wizard is told"
+        "Return the text that the user of a wizard is told"
         with self.assertRaises(Refused) as context:
             function(*args, **kwargs)
         self.assertEqual(context.exception.args[0], 'UserError')
         return context.exception.args[1][0]
 
     def counts(self, user_id):
-        "The wrong codes and the wrong recovery codes of the user"
+        "Return the numbers of wrong codes and of wrong recovery codes"
         return tuple(
             self.failures(user_id, kind) for kind in ['elsewhere', 'recovery'])
 
     def set_other_key(self, user_id, digits):
-        "Add an authenticator whose codes have so many digits"
+        "Add an authenticator whose codes have that many digits"
         self.set_totp('digits', str(digits))
         with self.transaction(user_id):
             user = Pool().get('res.user')(user_id)
@@ -117,7 +120,7 @@ class HintsTestCase(TOTPTestCase):
     # Recovery codes
 
     def test_recovery_code(self):
-        "Test the words for a misprinted recovery code, and that it counts"
+        "Test the words for a misprinted recovery code, which counts as wrong"
         login, user_id, codes = self.enrol()
         for count, (name, text) in enumerate(
                 misprints(*codes[:2]).items(), 1):
@@ -128,13 +131,13 @@ class HintsTestCase(TOTPTestCase):
                 self.assertEqual(self.network_attempts(), attempts + 1)
         self.assertEqual(
             self.events(user_id).count('recovery_failed'), 1)
-        # Nobody waits
+        # The user does not have to wait
         self.assertEqual(self.answer(login, self.code()), user_id)
         self.assertEqual(self.answer(login, codes[0]), user_id)
         self.assertEqual(self.answer(login, codes[0]), WRONG_RECOVERY)
 
     def test_recovery_code_characters(self):
-        "Test that the words name the characters that a code never has"
+        "Test that the words name the characters that no recovery code has"
         codes = ''.join(totp.new_recovery_code() for _ in range(500))
         _, _, rest = WRONG_RECOVERY.partition('never contains ')
         names = rest.partition('.')[0].split(', ')
@@ -143,7 +146,7 @@ class HintsTestCase(TOTPTestCase):
             set(names))
 
     def test_recovery_code_while_waiting(self):
-        "Test that the same is told while codes wait and while they are locked"
+        "Test that the words are the same during a delay and during a lockout"
         self.set_totp('max_failures', '4')
         login, user_id, codes = self.enrol()
         for _ in range(3):
@@ -173,7 +176,7 @@ class HintsTestCase(TOTPTestCase):
         self.assertEqual(self.counts(user_id), (0, 4))
 
     def test_no_recovery_codes(self):
-        "Test that without recovery codes nothing is told of them"
+        "Test that the words do not mention recovery codes that are turned off"
         login, user_id, codes = self.enrol()
         self.set_totp('recovery_codes', '0')
         for count, text in enumerate(
@@ -196,7 +199,7 @@ class HintsTestCase(TOTPTestCase):
         self.assertEqual(self.answer(login, self.code()), user_id)
 
     def test_key_waits(self):
-        "Test that a key waits and is locked as a code"
+        "Test that keys lead to the same delays and lockout as codes"
         self.set_totp('max_failures', '4')
         login, user_id, _ = self.enrol()
         for _ in range(2):
@@ -211,13 +214,13 @@ class HintsTestCase(TOTPTestCase):
             self.assertEqual(self.answer(login, text), LOCKED)
 
     def test_key_digits(self):
-        "Test that the words say the digits of the user's authenticators"
+        "Test that the words name the digits of the user's authenticators"
         login, user_id, _ = self.enrol()
         self.set_other_key(user_id, 8)
         self.assertEqual(self.answer(login, KEY), IS_KEY % '6 or 8')
         self.set_totp('digits', '8')
         login, user_id = self.user(OTHER_KEY)
-        # Those of the authenticator, not of the setting
+        # The digits of the authenticator count, not those of the setting
         self.set_totp('digits', '6')
         self.assertEqual(self.answer(login, URI), IS_KEY % '8')
 
@@ -250,7 +253,7 @@ class HintsTestCase(TOTPTestCase):
                 ('8', ['123456', '1234567', '123456789', '000000'])]:
             self.set_totp('digits', digits)
             login, user_id = self.user(KEY)
-            # Those of the authenticator, not of the setting
+            # The digits of the authenticator count, not those of the setting
             self.set_totp('digits', '8' if digits == '6' else '6')
             for code in wrong:
                 with self.subTest(digits=digits, code=code):
@@ -260,7 +263,7 @@ class HintsTestCase(TOTPTestCase):
                 self.forget_failures(user_id)
 
     def test_digits_right(self):
-        "Test that nothing is said of digits where their number is right"
+        "Test that the words do not mention digits if their number is right"
         login, user_id, _ = self.enrol()
         for text in [self.code(95), *OTHERS]:
             with self.subTest(text=text):
@@ -268,7 +271,7 @@ class HintsTestCase(TOTPTestCase):
             self.forget_failures(user_id)
 
     def test_digits_of_several(self):
-        "Test a user whose authenticators differ"
+        "Test a user whose authenticators have different numbers of digits"
         login, user_id, _ = self.enrol()
         self.set_other_key(user_id, 8)
         for code, answer in [
@@ -280,7 +283,7 @@ class HintsTestCase(TOTPTestCase):
             self.forget_failures(user_id)
 
     def test_digits_wait(self):
-        "Test that nothing is said of digits while codes wait"
+        "Test that the words do not mention digits during a delay"
         login, user_id, _ = self.enrol()
         for _ in range(3):
             self.answer(login, '12345678')
@@ -297,16 +300,16 @@ class HintsTestCase(TOTPTestCase):
         self.assertEqual(self.counts(user_id), (2, 0))
 
     def test_without_totp(self):
-        "Test a user who has nothing that could make a code"
+        "Test a user without an authenticator"
         login, _ = self.user()
         for code in ['12345678', KEY, '000000']:
             with self.subTest(code=code):
                 self.assertEqual(self.answer(login, code), WITHOUT)
 
-    # The set-up
+    # The setup
 
     def test_set_up(self):
-        "Test the words for a code that is not that of the new key"
+        "Test the words for a code that was not made with the new key"
         login, user_id = self.user()
         rpc = self.client(login)
         _, thrown_away = rpc.start_setup()
@@ -329,7 +332,7 @@ class HintsTestCase(TOTPTestCase):
             'done')
 
     def test_set_up_8_digits(self):
-        "Test that the digits are those of the new key"
+        "Test that the words name the digits of the new key"
         login, user_id = self.user(KEY)
         self.set_totp('digits', '8')
         rpc = self.client(login)
@@ -361,7 +364,7 @@ class HintsTestCase(TOTPTestCase):
 
 
 class HintsBeforeFirstFactorTestCase(TOTPTestCase):
-    "Test that no hint says who has TOTP, or which, before a first factor"
+    "Test that before a first factor no hint reveals which users have TOTP"
 
     post = test_silent.WorkTestCase.post
     play = test_silent.WorkTestCase.play
@@ -370,10 +373,10 @@ class HintsBeforeFirstFactorTestCase(TOTPTestCase):
     def setUp(self):
         super().setUp()
         self.lift_core_limit()
-        # No attempt becomes too old meanwhile
+        # No attempt may expire during a test
         self.set_config('session', 'timeout', str(10 ** 9))
         self.set_keys(Fernet.generate_key().decode())
-        # One of them is enough to see what is evaluated
+        # One policy is enough to see what is evaluated
         patcher = patch.object(
             test_silent, 'AUTHENTICATIONS', ['totp,password'])
         patcher.start()
@@ -423,7 +426,7 @@ class HintsBeforeFirstFactorTestCase(TOTPTestCase):
             }
 
     def test_words(self):
-        "Test that everybody is told the same of each text"
+        "Test that everybody gets the same answer to each text"
         for authentications in ['totp,password', 'totp+password']:
             logins = {
                 **self.logins(),
@@ -444,18 +447,18 @@ class HintsBeforeFirstFactorTestCase(TOTPTestCase):
             self.forget_attempts()
 
     def test_work_digits(self):
-        "Test codes with a number of digits that some authenticators make"
+        "Test codes with a number of digits that some authenticators have"
         self.assertSameWork(
             {'totp_code': '12345678'}, {'totp_code': '1234567'},
             {'totp_code': '123456'}, {'totp_code': '123456789'})
 
     def test_work_digits_of_setting(self):
-        "Test the same where all authenticators make codes of eight digits"
+        "Test the same where all authenticators have eight digits"
         self.set_totp('digits', '8')
         self.assertSameWork({'totp_code': '12345678'}, {'totp_code': '123456'})
 
     def test_work_digits_of_users(self):
-        "Test users who set TOTP up while the setting was another one"
+        "Test users who set up TOTP while the setting had another value"
         self.assertSameWork(
             {'totp_code': '12345678'}, {'totp_code': '123456'},
             logins=lambda: {
@@ -471,7 +474,7 @@ class HintsBeforeFirstFactorTestCase(TOTPTestCase):
             {'totp_code': '\u200f12\u200b3456\u200e'}, {'totp_code': '\u2212'})
 
     def test_work_keys(self):
-        "Test keys, of which one makes wait"
+        "Test keys, one of which causes a delay"
         self.assertSameWork(
             {'totp_code': KEY}, {'totp_code': URI},
             {'totp_code': KEYS[9]}, {'totp_code': KEY}, {'totp_code': URI})

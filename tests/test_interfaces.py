@@ -12,7 +12,7 @@ from .tools import KEY, PASSWORD, RPC, Refused, TOTPTestCase
 
 
 class InterfacesTestCase(TOTPTestCase):
-    "Test what scripts and other programs use instead of a client"
+    "Test the interfaces that scripts and other programs use"
 
     def setUp(self):
         super().setUp()
@@ -24,7 +24,7 @@ class InterfacesTestCase(TOTPTestCase):
             f'/{DB_NAME}/{path}', headers={'Authorization': authorization})
 
     def test_session(self):
-        "Test a JSON-RPC session with the code beside the password"
+        "Test a JSON-RPC session with the code along with the password"
         self.rpc.login(
             self.login, password=PASSWORD, totp_code=self.code())
         self.assertEqual(
@@ -32,7 +32,7 @@ class InterfacesTestCase(TOTPTestCase):
             [self.user_id])
 
     def test_basic(self):
-        "Test that Basic authentication does not go round the code"
+        "Test that Basic authentication does not bypass the code"
         response = self.rpc.client.post(
             f'/{DB_NAME}/rpc/', content_type='application/json',
             headers={
@@ -64,7 +64,7 @@ class InterfacesTestCase(TOTPTestCase):
         self.assertEqual(response.status_code, 401)
 
     def test_copy(self):
-        "Test that a copy of a user carries nothing over"
+        "Test that copying a user copies nothing of TOTP"
         with self.transaction():
             pool = Pool()
             User = pool.get('res.user')
@@ -78,7 +78,7 @@ class InterfacesTestCase(TOTPTestCase):
         self.assertEqual(self.events(copy_id), [])
 
     def test_deactivate(self):
-        "Test that an inactive user keeps the secret, but no session"
+        "Test that an inactive user keeps the secret, but loses the sessions"
         self.rpc.login(
             self.login, password=PASSWORD, totp_code=self.code())
         stored = self.stored_secret(self.user_id)

@@ -20,7 +20,7 @@ KEY1, KEY2 = [Fernet.generate_key().decode() for _ in range(2)]
 
 
 class FileTestCase(unittest.TestCase):
-    "Test the file of keys, without database"
+    "Test the key file, without database"
 
     def setUp(self):
         super().setUp()
@@ -40,7 +40,7 @@ class FileTestCase(unittest.TestCase):
         self.path.chmod(0o600)
 
     def opened(self):
-        "Which of the two keys open a text, the one that seals first"
+        "Return which of the two keys open a text, the one that seals first"
         keys = settings.get('encryption_keys')
         sealed = [Fernet(key).encrypt(b'') for key in [KEY1, KEY2]]
         found = []
@@ -68,7 +68,7 @@ class FileTestCase(unittest.TestCase):
         return message
 
     def test_forms(self):
-        "Test that files are read as editors and shells write them"
+        "Test the forms in which editors and shells write files"
         text = f'# M\u00fcller, 2026-11 \u2013 \u9375\n{KEY1}\n\n{KEY2}\n'
         for name, content in [
                 ('UTF-8', text),
@@ -95,7 +95,7 @@ class FileTestCase(unittest.TestCase):
                 self.assertEqual(self.opened(), [1, 2])
 
     def test_bad_line(self):
-        "Test that the number of a bad line is told, but not what it holds"
+        "Test that the error names the number of a bad line, but no content"
         for bad, fault in [
                 (KEY1[:-1], "has 43 characters"),
                 (KEY1 + KEY2, "has 88 characters"),
@@ -112,12 +112,12 @@ class FileTestCase(unittest.TestCase):
                     number = before.count('\n') + 1
                     self.assertRefused(
                         f'line {number} of {self.path} {fault}')
-        # As PowerShell writes it without being told to
+        # PowerShell writes this encoding by default
         self.write(KEY1.encode('utf-16-le'))
         self.assertRefused(f'line 1 of {self.path} has ')
 
     def test_no_file(self):
-        "Test what is said of what is no file of keys"
+        "Test the errors for paths that are no key file"
         self.assertRefused(f'{self.path}: No such file')
         self.path.mkdir()
         self.assertRefused(f'{self.path}: Is a directory')
@@ -134,7 +134,7 @@ class FileTestCase(unittest.TestCase):
         self.assertEqual(self.opened(), [1] * 1000)
 
     def test_relative(self):
-        "Test that a relative path is told as the absolute one"
+        "Test that messages name the absolute path of a relative one"
         folder = self.path.parent
         before = os.getcwd()
         self.addCleanup(os.chdir, before)
@@ -149,7 +149,7 @@ class FileTestCase(unittest.TestCase):
             str(context.exception))
 
     def modes(self, mode, read_only=False):
-        "The lines about a file with the mode"
+        "Return the number of lines in the log about a file with the mode"
         self.path.chmod(mode)
         flag = os.ST_RDONLY if read_only else 0
         with patch.object(notice, '_told', set()), \
@@ -159,25 +159,25 @@ class FileTestCase(unittest.TestCase):
         return tell.call_count
 
     def test_mode(self):
-        "Test that nothing is said where chmod cannot help"
+        "Test that nothing is logged where chmod cannot help"
         self.write(KEY1)
         for mode, count in [
                 (0o600, 0), (0o640, 0), (0o440, 0), (0o444, 1), (0o666, 2)]:
             with self.subTest(mode=oct(mode)):
                 self.assertEqual(self.modes(mode), count)
-                # Another mode, so that the file is read again
+                # With another mode the file is read again
                 self.modes(0o400)
                 self.assertEqual(self.modes(mode, read_only=True), 0)
         self.assertEqual(
             stat.S_IMODE(self.path.stat().st_mode), 0o666)
 
     def test_followed(self):
-        "Test that another file is read at once"
+        "Test that a changed file is read at once"
         self.write(KEY1)
         self.assertEqual(self.opened(), [1])
         self.write(f'{KEY2}\n{KEY1}')
         self.assertEqual(self.opened(), [2, 1])
-        # In the place of the one before, with its size and time
+        # Replaces the file before, with the same size and time
         other = self.path.with_suffix('.new')
         other.write_text(f'{KEY1}\n{KEY2}')
         status = self.path.stat()
@@ -186,7 +186,7 @@ class FileTestCase(unittest.TestCase):
         self.assertEqual(self.opened(), [1, 2])
 
     def test_read_once(self):
-        "Test that the file is not read again as long as it stays"
+        "Test that the file is not read again unless it changes"
         self.write(KEY1)
         self.opened()
         with patch('builtins.open') as open_:
@@ -203,7 +203,7 @@ class FileTestCase(unittest.TestCase):
             self.assertIn(word, line)
 
     def test_lost(self):
-        "Test that the keys stay in use if the file gets lost or spoilt"
+        "Test that the keys stay in use if the file is lost or damaged"
         self.write(KEY1)
         self.assertEqual(self.opened(), [1])
         for content, words in [
@@ -221,7 +221,7 @@ class FileTestCase(unittest.TestCase):
 
 
 class LostTestCase(TOTPTestCase):
-    "Test logins with the wrong file of keys"
+    "Test logins with the wrong key file"
 
     def log_in(self, login):
         self.forget_attempts()
@@ -251,7 +251,7 @@ class LostTestCase(TOTPTestCase):
         self.assertIn('trytond_totp status', line)
 
     def test_at_start(self):
-        "Test that the server says at start that secrets do not open"
+        "Test that the server reports unreadable secrets at start"
         self.forget_others()
         self.set_keys(KEY1)
         for _ in range(3):
@@ -262,7 +262,7 @@ class LostTestCase(TOTPTestCase):
         self.user(KEY)
         self.user()
         self.assertLine(3, 4)
-        # Also if the setting is lost
+        # The same holds if the setting is lost
         self.set_keys()
         self.assertLine(4, 4)
         with patch(
@@ -273,7 +273,7 @@ class LostTestCase(TOTPTestCase):
             self.load()
 
     def test_at_start_one_query(self):
-        "Test that the number of statements does not depend on the users"
+        "Test that the number of users does not change that of the statements"
         self.forget_others()
         self.set_keys(KEY1)
         counts = []
@@ -285,7 +285,7 @@ class LostTestCase(TOTPTestCase):
         self.assertEqual(*counts)
 
     def test_once(self):
-        "Test that a process says it once, however often the pool loads"
+        "Test that a process reports it once, however often the pool loads"
         self.forget_others()
         self.set_keys(KEY1)
         self.user(KEY)
@@ -307,7 +307,7 @@ class ClockTestCase(TOTPTestCase):
     "Test a clock that is set back"
 
     def test_at_start(self):
-        "Test that the server says at start that the clock was set back"
+        "Test that the server reports at start that the clock was set back"
         self.forget_others()
         self.set_keys(KEY1)
         login, user_id = self.user(KEY)
@@ -330,7 +330,7 @@ class ClockTestCase(TOTPTestCase):
                 self.now += back
 
     def test_at_login(self):
-        "Test that a code from before is told at a level that is shown"
+        "Test that a code refused after the clock was set back logs an error"
         login, _ = self.user(KEY)
         self.dialogue(login, password=[PASSWORD], totp_code=[self.code()])
         self.now -= 120
@@ -340,7 +340,7 @@ class ClockTestCase(TOTPTestCase):
 
 
 class LibraryTestCase(TOTPTestCase):
-    "Test what a user meets if a library cannot be loaded"
+    "Test what users are told if a library cannot be loaded"
 
     def setUp(self):
         super().setUp()
@@ -370,7 +370,7 @@ class LibraryTestCase(TOTPTestCase):
         self.assertEqual(self.events(self.user_id), ['set_up'])
 
     def test_password(self):
-        "Test that users without TOTP log in where they may"
+        "Test that users without TOTP still log in where no code is needed"
         self.set_config(
             'session', 'authentications', 'password+totp?no_totp_secret')
         self.assertEqual(
@@ -378,7 +378,7 @@ class LibraryTestCase(TOTPTestCase):
             self.without_id)
 
     def test_set_up(self):
-        "Test that nobody is shown a key that could not be confirmed"
+        "Test that users are not shown a key that they could not confirm"
         self.set_config(
             'session', 'authentications', 'password+totp?setup_totp')
         _, questions = self.dialogue(self.without, password=[PASSWORD])

@@ -25,7 +25,7 @@ class LastingTestCase(TOTPTestCase):
         self.login, self.user_id = self.user(KEY)
 
     def answer(self, address, code, login=None):
-        "What a code from the address is told, None if the user logs in"
+        "Return the answer to a code from the address, None if it is accepted"
         parameters = {'password': PASSWORD, 'totp_code': code}
         context = {'_request': {'remote_addr': address}}
         try:
@@ -36,7 +36,7 @@ class LastingTestCase(TOTPTestCase):
             return question.message
 
     def attack(self, until):
-        "Enter wrong codes until the time, also while told to wait"
+        "Enter wrong codes until the time, even while told to wait"
         while self.now < until:
             answer = self.answer(ATTACKER, self.code(95))
             if answer == LOCKED:
@@ -45,7 +45,7 @@ class LastingTestCase(TOTPTestCase):
                 self.now += 1 if answer == WRONG else 600
 
     def test_patient(self):
-        "Test that an attacker has 100 codes evaluated in 60 days"
+        "Test that only 100 codes of an attacker are evaluated in 60 days"
         verify = totp.verify
         evaluated = []
 
@@ -57,7 +57,7 @@ class LastingTestCase(TOTPTestCase):
             for day in range(60):
                 morning = 2_000_000_000 + day * DAY
                 self.now = max(self.now, morning)
-                # The attacker rests until the owner is in
+                # The attacker pauses until the owner has logged in
                 for _ in range(3):
                     evaluated.clear()
                     if self.answer(HOME, self.code()) is None:
@@ -72,7 +72,7 @@ class LastingTestCase(TOTPTestCase):
         self.assertEqual(self.answer(HOME, self.code()), LOCKED)
 
     def test_mistyping(self):
-        "Test that an owner who mistypes once a day is never nearer the lock"
+        "Test that an owner who mistypes once a day gets no nearer the lockout"
         self.answer(ATTACKER, self.code(95))
         for day in range(365):
             self.now = 2_000_000_000 + day * DAY
@@ -81,7 +81,7 @@ class LastingTestCase(TOTPTestCase):
             self.assertEqual(self.failures(self.user_id), 1)
 
     def test_own_network(self):
-        "Test that a right code forgives the failures of its network alone"
+        "Test that a right code forgives only the failures of its network"
         for address in [HOME, OFFICE, ATTACKER, HOME]:
             self.answer(address, self.code(95))
             self.now += 3600
@@ -93,7 +93,7 @@ class LastingTestCase(TOTPTestCase):
         self.assertEqual(self.failures(self.user_id), 1)
 
     def test_ends_waiting(self):
-        "Test that a right code ends the waiting that others brought about"
+        "Test that a right code ends the delay that others have caused"
         for _ in range(7):
             self.answer(ATTACKER, self.code(95))
             self.now += 3600
@@ -105,7 +105,7 @@ class LastingTestCase(TOTPTestCase):
         self.assertEqual(self.failures(self.user_id), 9)
 
     def test_set_to_nought(self):
-        "Test what forgives the failures of all networks"
+        "Test the actions that forgive the failures of all networks"
         with self.transaction():
             RecoveryCode = Pool().get('res.user.totp_recovery_code')
             recovery_code, *_ = RecoveryCode.renew(self.user_id)
@@ -125,7 +125,7 @@ class LastingTestCase(TOTPTestCase):
             self.assertEqual(self.failures(self.user_id), 0)
 
     def test_replacing_forgives_nothing(self):
-        "Test that a new key does not begin the count anew"
+        "Test that a new key does not reset the count"
         self.answer(ATTACKER, self.code(95))
         with self.transaction():
             Pool().get('res.user')(self.user_id).set_totp_key(KEY)

@@ -18,7 +18,7 @@ ASK = (
 
 
 class LoginTestCase(TOTPTestCase):
-    "Test the dialogue of a client through security.login"
+    "Test the dialogue of a client, through security.login"
 
     def assertLogin(self, dialogue, user_id, *names):
         got_id, questions = dialogue
@@ -37,7 +37,7 @@ class LoginTestCase(TOTPTestCase):
         self.assertEqual(self.counters(user_id), [self.now // 30])
 
     def test_password_totp_wrong_password(self):
-        "Test that a wrong password is refused before any code is asked"
+        "Test that a wrong password is refused before a code is asked for"
         login, user_id = self.user(KEY)
         self.assertLogin(
             self.dialogue(login, password=['x'], totp_code=[self.code()]),
@@ -58,7 +58,7 @@ class LoginTestCase(TOTPTestCase):
                     ]))
 
     def test_password_totp_blank(self):
-        "Test that a blank code without alternative asks again"
+        "Test that a blank code asks again where there is no alternative"
         login, user_id = self.user(KEY)
         for blank in ['', ' ', '\u200b \ufeff', None]:
             with self.subTest(blank=blank):
@@ -69,7 +69,7 @@ class LoginTestCase(TOTPTestCase):
         self.assertEqual(self.failures(user_id), 0)
 
     def test_wrong(self):
-        "Test that a wrong code asks for the code again, and counts"
+        "Test that a wrong code asks for the code again and is counted"
         self.forget_attempts()
         login, user_id = self.user(KEY)
         self.assertEqual(
@@ -88,7 +88,7 @@ class LoginTestCase(TOTPTestCase):
             user_id, 'password', 'totp_code')
 
     def test_wrong_limited(self):
-        "Test that core's limit of the network holds for wrong codes"
+        "Test that core's limit for a network applies to wrong codes"
         self.forget_attempts()
         login, user_id = self.user(KEY)
         limit = 2
@@ -100,7 +100,7 @@ class LoginTestCase(TOTPTestCase):
         self.assertEqual(self.network_attempts(), limit + 1)
 
     def test_used(self):
-        "Test that a code gets in once, and says so"
+        "Test that a code is accepted once, and then refused as used"
         self.forget_attempts()
         login, user_id = self.user(KEY)
         for code in [self.code(), self.code()[:3] + ' ' + self.code()[3:]]:
@@ -112,7 +112,7 @@ class LoginTestCase(TOTPTestCase):
         self.assertEqual(self.counters(user_id), [self.now // 30])
 
     def test_earlier(self):
-        "Test that a code for an earlier step than the last one is dead"
+        "Test that a code for an earlier step than the last one is refused"
         login, user_id = self.user(KEY)
         self.assertLogin(
             self.dialogue(
@@ -126,7 +126,7 @@ class LoginTestCase(TOTPTestCase):
                 self.assertEqual(questions[-1], ('totp_code', USED))
 
     def test_clock_backwards(self):
-        "Test that a clock set back makes no code good again"
+        "Test that setting the clock back makes no used code valid again"
         login, user_id = self.user(KEY)
         codes = []
         for _ in range(3):
@@ -147,7 +147,7 @@ class LoginTestCase(TOTPTestCase):
         self.assertEqual(self.counters(user_id), last)
 
     def test_one_row(self):
-        "Test that there is one row for a user after many logins"
+        "Test that a user has one row after many logins"
         login, user_id = self.user(KEY)
         for _ in range(20):
             self.assertLogin(
@@ -174,7 +174,7 @@ class LoginTestCase(TOTPTestCase):
         self.assertEqual([self.sql(query) for query in queries], before)
         decoys = self.sql(guess.select(
                 guess.user, guess.kind, where=guess.user < 0))
-        # Of each of the three kinds
+        # A thousand for each of the three kinds
         self.assertEqual(len(set(decoys)), 3000)
         self.assertEqual(len(decoys), 3000)
         self.assertIsNone(self.dialogue(login, **answers)[0])
@@ -183,7 +183,7 @@ class LoginTestCase(TOTPTestCase):
         self.assertEqual(self.dialogue(login, **answers)[0], user_id)
 
     def test_after_2038(self):
-        "Test that a time of more than 32 bits does no harm (RFC 6238 4.2)"
+        "Test that times of more than 32 bits work (RFC 6238 4.2)"
         login, user_id = self.user(KEY)
         for now in [2 ** 31, 2 ** 32, 20_000_000_000]:
             with self.subTest(now=now):
@@ -223,7 +223,7 @@ class LoginTestCase(TOTPTestCase):
             user_id, 'password', 'totp_code')
 
     def test_unreadable_secret(self):
-        "Test that a damaged secret fails closed, with a line in the log"
+        "Test that a damaged secret fails closed and is logged"
         login, user_id = self.user(KEY)
         with self.transaction() as transaction:
             table = Pool().get('res.user').__table__()
@@ -240,7 +240,7 @@ class LoginTestCase(TOTPTestCase):
         self.assertNotIn('damaged', logs.output[0])
 
     def test_inactive(self):
-        "Test that an inactive user does not get in"
+        "Test that an inactive user cannot log in"
         self.set_config('session', 'authentications', 'totp')
         login, user_id = self.user(KEY)
         with self.transaction():
@@ -251,7 +251,7 @@ class LoginTestCase(TOTPTestCase):
             None, 'totp_code', 'totp_code')
 
     def test_unknown(self):
-        "Test that an unknown login is asked the same as a known one"
+        "Test that an unknown login gets the same prompts as a known one"
         self.set_config('session', 'authentications', 'totp')
         known, _ = self.user(KEY)
         without, _ = self.user()
@@ -273,7 +273,7 @@ class LoginTestCase(TOTPTestCase):
             None, 'totp_code', 'totp_code')
 
     def test_totp_password_wrong_password(self):
-        "Test that a code is not used up by a login that fails"
+        "Test that a login that fails does not use up a code"
         self.set_config('session', 'authentications', 'totp+password')
         login, user_id = self.user(KEY)
         self.assertLogin(
@@ -365,7 +365,7 @@ class LoginTestCase(TOTPTestCase):
             None, 'password', 'totp_code', 'sms_code')
 
     def test_first_alternative_fails_later(self):
-        "Test that a code is used up by whichever alternative gets in"
+        "Test that whichever alternative succeeds uses up the code"
         self.set_config(
             'session', 'authentications', 'password+totp+sms,password+totp')
         login, user_id = self.user(KEY)
@@ -439,7 +439,7 @@ class LoginTestCase(TOTPTestCase):
                 *(() if expected else ['totp_code']))
 
     def test_ldap_totp(self):
-        "Test ldap+totp, where users have no password here"
+        "Test ldap+totp, where the database has no password of the user"
         self.set_config('session', 'authentications', 'ldap+totp')
         login, user_id = self.user(KEY)
         with self.transaction():
@@ -462,7 +462,7 @@ class LoginTestCase(TOTPTestCase):
                 user_id)
 
     def test_called_alone(self):
-        "Test that the method alone accepts a code once as well"
+        "Test that the method accepts a code once when it is called alone"
         login, user_id = self.user(KEY)
         parameters = {'totp_code': self.code()}
         with self.transaction():
@@ -471,7 +471,7 @@ class LoginTestCase(TOTPTestCase):
         self.assertEqual(self.counters(user_id), [self.now // 30])
 
     def test_statements(self):
-        "Test how many statements a code costs on top of the password"
+        "Test how many more statements a login with a code needs"
         login, user_id = self.user(KEY)
         parameters = {'password': PASSWORD, 'totp_code': self.code()}
         counts = []

@@ -15,16 +15,16 @@ from .tools import (
     IS_KEY, PASSWORD, RPC, USED, Refused, TOTPTestCase, right_code)
 
 KEY_SHOWN = re.compile('(?:[A-Z2-7]{4} ){7}[A-Z2-7]{4}')
-# A part of a key would do for somebody who guesses the rest
+# An attacker could guess the rest of a key from a part of it
 KEY_PART = '[A-Z2-7]{4}( [A-Z2-7]{4})+|[A-Z2-7]{8}'
 
 
 class LoginSetupTestCase(TOTPTestCase):
-    "Test the set-up in the login dialog"
+    "Test the setup in the login dialog"
     authentications = 'password+totp?setup_totp'
 
     def request(self, login, **parameters):
-        "The id of the user whom one request lets in, or what it is told"
+        "Return the id of the user who logs in, or the answer to the request"
         try:
             return RPC().login(login, password=PASSWORD, **parameters)
         except Refused as refused:
@@ -37,7 +37,7 @@ class LoginSetupTestCase(TOTPTestCase):
             return message
 
     def key(self, login):
-        "The key that a request without code is shown"
+        "Return the key that the answer to a request without a code shows"
         key, = KEY_SHOWN.findall(self.request(login))
         return key
 
@@ -46,7 +46,7 @@ class LoginSetupTestCase(TOTPTestCase):
             login, totp_code=right_code(key, self.now, steps))
 
     def assertRefused(self, answer):
-        "Check that a wrong code is told how to go on, and no key"
+        "Check that the answer says how to go on, and shows no key"
         self.assertIsInstance(answer, str)
         self.assertNotRegex(answer, KEY_PART)
         self.assertRegex(answer, 'starts? again')
@@ -72,17 +72,17 @@ class LoginSetupTestCase(TOTPTestCase):
         self.assertEqual(self.enter(login, key), user_id)
         self.assertEqual(self.events(user_id), ['set_up'])
 
-        # From now on it is asked for, and the first one is used up
+        # From now on the dialog asks for a code, and the first one is used
         self.assertEqual(self.enter(login, key), USED)
         self.assertNotRegex(self.request(login), KEY_PART)
         self.now += 30
         self.assertEqual(self.enter(login, key), user_id)
 
     def test_fresh_key(self):
-        "Test that each request without a code shows a key of its own"
+        "Test that each request without a code shows a new key"
         login, _ = self.user()
         keys = [self.key(login) for _ in range(3)]
-        # Whatever else it carries
+        # Also with other parameters
         for parameters in [
                 {'device_cookie': 'x'}, {'sms_code': 'x'},
                 {'secret': keys[0]}]:
@@ -94,10 +94,10 @@ class LoginSetupTestCase(TOTPTestCase):
         login, user_id = self.user()
         rpc = self.client(login)
         session_id, shown = rpc.start_setup()
-        # Somebody else who knows the password
+        # An attacker who knows the password
         key = self.key(login)
         self.assertNotEqual(key, shown['secret'])
-        # Each start makes the keys of before useless
+        # Each start invalidates the earlier keys
         with self.assertRaises(Refused):
             rpc.confirm_setup(
                 session_id, shown, code=right_code(shown['secret'], self.now))
@@ -107,7 +107,7 @@ class LoginSetupTestCase(TOTPTestCase):
         self.assertFalse(self.enabled(user_id))
 
     def test_key_of_another(self):
-        "Test that a key once shown to somebody else never sets TOTP up"
+        "Test that a key once shown to somebody else never sets up TOTP"
         login, user_id = self.user()
         seen = []
         for _ in range(3):
@@ -123,12 +123,12 @@ class LoginSetupTestCase(TOTPTestCase):
         self.now += 30
         for other in seen:
             self.assertNotEqual(self.enter(login, other), user_id)
-        # Three wrong codes make wait
+        # Three wrong codes cause a delay
         self.now += 30
         self.assertEqual(self.enter(login, key), user_id)
 
     def test_wrong(self):
-        "Test that a wrong code shows no key, and can be corrected"
+        "Test that a wrong code shows no key and can be corrected"
         self.lift_core_limit()
         login, user_id = self.user()
         key = self.key(login)
@@ -142,13 +142,13 @@ class LoginSetupTestCase(TOTPTestCase):
         self.assertEqual(self.enter(login, key), user_id)
 
     def test_wrong_without_key(self):
-        "Test that a code without any key before shows none either"
+        "Test that a code sent before any key was shown shows none either"
         login, user_id = self.user()
         self.assertRefused(self.request(login, totp_code='000000'))
         self.assertFalse(self.enabled(user_id))
 
     def test_expired(self):
-        "Test that a key which waited for too long does not set TOTP up"
+        "Test that an expired key does not set up TOTP"
         login, user_id = self.user()
         key = self.key(login)
         self.now += 601
@@ -201,7 +201,7 @@ class LoginSetupTestCase(TOTPTestCase):
         self.assertTrue(self.enabled(user_id))
 
     def test_or_skip(self):
-        "Test that those required set it up in the dialog, others later"
+        "Test that users who must use TOTP set it up there, and others later"
         self.set_config(
             'session', 'authentications',
             'password+totp?no_totp_secret:setup_totp')
@@ -213,7 +213,7 @@ class LoginSetupTestCase(TOTPTestCase):
         self.assertTrue(self.enabled(user_id))
 
     def test_forged(self):
-        "Test that no client sees a key without the password"
+        "Test that no client is shown a key without the password"
         self.lift_core_limit()
         login, user_id = self.user()
         required, required_id = self.user()
@@ -246,7 +246,7 @@ class LoginSetupTestCase(TOTPTestCase):
             self.assertFalse(self.enabled(id_))
 
     def test_not_logged(self):
-        "Test that neither the log nor the exception as text holds the key"
+        "Test that neither the log nor the text of the exception shows the key"
         login, _ = self.user()
         with self.assertLogs(level='INFO') as logs:
             shown = [self.key(login)]

@@ -20,7 +20,7 @@ class LookupTestCase(TOTPTestCase):
     "Test how the command finds a user by the login"
 
     def main(self, *args):
-        "Return exit code, standard output and error"
+        "Return the exit code, standard output and standard error"
         stdout, stderr = io.StringIO(), io.StringIO()
         with redirect_stdout(stdout), redirect_stderr(stderr):
             try:
@@ -43,7 +43,7 @@ class LookupTestCase(TOTPTestCase):
         return user_id
 
     def assertUnknown(self, login, *meant):
-        "Check that each command names those who are meant, and does nothing"
+        "Check that each command suggests the similar logins and does nothing"
         for name in COMMANDS:
             with self.subTest(name, login=login):
                 code, output, error = self.main(name, login)
@@ -70,7 +70,7 @@ class LookupTestCase(TOTPTestCase):
         self.assertEqual(self.events(user_id), ['set_up'])
 
     def test_exact(self):
-        "Test that the exact login wins"
+        "Test that the exact login has precedence"
         ids = [self.named(login) for login in ['look.bob', 'LOOK.BOB']]
         self.assertEqual(
             self.main('reset', 'LOOK.BOB'),
@@ -81,19 +81,19 @@ class LookupTestCase(TOTPTestCase):
         self.assertTrue(self.stored_secret(ids[0]))
 
     def test_inactive(self):
-        "Test that an inactive user may be meant"
+        "Test that an inactive user is suggested"
         self.named('look.carol', active=False)
         self.assertUnknown('Look.Carol', 'look.carol')
 
     @unittest.skipIf(
         backend.name == 'sqlite', "SQLite ignores the case of ASCII only")
     def test_letters(self):
-        "Test a login with other letters than those of English"
+        "Test a login with non-English letters"
         self.named('look.\xe4nne')
         self.assertUnknown('LOOK.\xc4NNE', 'look.\xe4nne')
 
     def test_nobody(self):
-        "Test that nobody is meant where nobody is alike"
+        "Test that no login is suggested where none is similar"
         self.named('look.dave')
         for login in [
                 'look.eve', 'look.dav', 'look', 'LOOK.DAVE2', '',
@@ -103,7 +103,7 @@ class LookupTestCase(TOTPTestCase):
             self.assertUnknown(login)
 
     def test_wildcards_of_login(self):
-        "Test logins that hold wildcards"
+        "Test logins that contain wildcards"
         self.named('look_100%')
         self.assertUnknown('LOOK_100%', 'look_100%')
         self.assertUnknown('LOOKX100X')

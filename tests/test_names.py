@@ -14,7 +14,7 @@ from trytond.pool import Pool
 
 from .tools import KEY, PASSWORD, RPC, TOTPTestCase, secret_from
 
-# A name, and what an authenticator shows
+# A name, and the name that an authenticator shows
 NAMES = {
     'ACME & S\xf6hne GmbH': 'ACME \uff06 S\xf6hne GmbH',
     'Who? Ltd': 'Who\uff1f Ltd',
@@ -43,12 +43,12 @@ def read(uri):
 
 
 def read_whole(uri):
-    "Read the URI as those do who decode it before they split it"
+    "Read the URI like authenticators that decode it before they split it"
     return read(unquote(uri))
 
 
 def read_twice(uri):
-    "Read the URI as those do who decode each part twice"
+    "Read the URI like authenticators that decode each part twice"
     label, query = read(uri)
     return unquote(label), {
         name: unquote(value) for name, value in query.items()}
@@ -62,7 +62,7 @@ READERS = [read, read_whole, read_twice, read_whole_twice]
 
 
 class NamesTestCase(unittest.TestCase):
-    "Test that each authenticator reads the names in the URI the same"
+    "Test that all authenticators read the same names in the URI"
 
     def assertRead(self, uri, account, issuer, **expected):
         authenticator = pyotp.parse_uri(uri)
@@ -73,7 +73,7 @@ class NamesTestCase(unittest.TestCase):
         for reader in READERS:
             with self.subTest(reader=reader.__name__, uri=uri):
                 read_label, query = reader(uri)
-                # A plus is a space to those who decode too early
+                # A plus is a space to readers that decode too early
                 self.assertEqual(
                     read_label.replace('+', ' '), label.replace('+', ' '))
                 self.assertEqual(query.pop('secret'), KEY)
@@ -120,12 +120,12 @@ class NamesTestCase(unittest.TestCase):
 
     @given(st.text())
     def test_stable(self, name):
-        "Test that a name which is shown is shown the same"
+        "Test that a displayed name does not change if it is displayed again"
         shown = totp.display_name(name)
         self.assertEqual(totp.display_name(shown), shown)
 
     def test_no_account(self):
-        "Test an account of which nothing is left"
+        "Test an account whose name has no characters left"
         for reader in READERS:
             label, query = reader(secret_from(KEY).uri('', 'Tryton'))
             issuer, _, account = label.partition(':')
@@ -135,7 +135,7 @@ class NamesTestCase(unittest.TestCase):
 
 
 class NamesInWizardTestCase(TOTPTestCase):
-    "Test the names of the settings in wizard and login dialog"
+    "Test the names in the wizard and the login dialog"
 
     def test_wizard(self):
         "Test that the wizard shows the names as the authenticator does"
@@ -143,7 +143,7 @@ class NamesInWizardTestCase(TOTPTestCase):
             with self.subTest(name):
                 self.set_totp('issuer', name.replace('{', '{{'))
                 _, user_id = self.user()
-                # A session of JSON-RPC takes no login with a colon
+                # A JSON-RPC session does not support a colon in the login
                 login = f'{name} {user_id}'.replace(':', '')
                 with self.transaction():
                     User = Pool().get('res.user')

@@ -12,7 +12,7 @@ from trytond.pyson import PYSONDecoder, PYSONEncoder
 
 from .tools import KEY, PASSWORD, RPC, TOTPTestCase, right_code
 
-# The settings that differ, and what is said of them
+# The settings that differ, and the text about them
 PARAMETERS = [
     ({}, ""),
     ({'algorithm': 'sha256'}, "algorithm SHA-256"),
@@ -29,7 +29,7 @@ NAMES = ["algorithm", "digits,", "8 digits", "a new code every"]
 
 
 class ParametersTestCase(TOTPTestCase):
-    "Test that whoever types the key is told what else to type"
+    "Test that users who type the key are told what else to enter"
 
     def set_parameters(self, parameters):
         for option, value in {
@@ -46,7 +46,7 @@ class ParametersTestCase(TOTPTestCase):
                 rpc = self.client(login)
                 session_id, shown = rpc.start_setup()
                 self.assertEqual(shown.get('parameters') or "", text)
-                # What is said is what an authenticator needs
+                # An authenticator with these parameters makes a right code
                 authenticator = pyotp.TOTP(
                     shown['secret'].replace(' ', ''),
                     digits=int(parameters.get('digits', 6)),
@@ -76,7 +76,7 @@ class ParametersTestCase(TOTPTestCase):
                         self.assertNotIn(name, message)
 
     def test_view(self):
-        "Test that the view shows the field, and only if it says something"
+        "Test that the view shows the field, unless it is empty"
         login, _ = self.user()
         rpc = self.client(login)
         session_id, start, _ = rpc.wizard('create')
@@ -96,7 +96,7 @@ class ParametersTestCase(TOTPTestCase):
                 expected)
 
     def test_sent_back(self):
-        "Test that the text that a client sends back changes nothing"
+        "Test that the text changes nothing when a client sends it back"
         login, user_id = self.user()
         rpc = self.client(login)
         session_id, shown = rpc.start_setup()
@@ -113,7 +113,7 @@ class ParametersTestCase(TOTPTestCase):
             user_id)
 
     def test_help(self):
-        "Test that the help of the key promises nothing of spaces"
+        "Test that the help of the key makes no promise about spaces"
         with self.transaction():
             Start = Pool().get('res.user.setup_totp.start')
             self.assertNotIn("not matter", Start.secret.help)
@@ -121,7 +121,7 @@ class ParametersTestCase(TOTPTestCase):
             self.assertIn("refused", Start.secret.help)
 
     def test_qr_code(self):
-        "Test a URI that is too long for a QR code: key and URI are there"
+        "Test that key and URI are shown if the URI is too long for a QR code"
         uri = totp.Secret.uri
 
         def long_uri(*args, **kwargs):

@@ -36,14 +36,14 @@ class RecoveryTestCase(TOTPTestCase):
         return rpc
 
     def enrol(self):
-        "Return login, id and recovery codes of a user who has set TOTP up"
+        "Return login, id and recovery codes of a user who has set up TOTP"
         login, user_id = self.user(KEY)
         with self.transaction():
             RecoveryCode = Pool().get('res.user.totp_recovery_code')
             return login, user_id, RecoveryCode.renew(user_id)
 
     def answer(self, login, code, **parameters):
-        "What one request is told, None if it gets in"
+        "Return the answer to one request, None if the user logs in"
         try:
             self.assertTrue(security.login(
                     DB_NAME, login, {
@@ -57,7 +57,7 @@ class RecoveryTestCase(TOTPTestCase):
             return Pool().get('res.user')(user_id).totp_recovery_codes
 
     def test_set_up(self):
-        "Test that the wizard gives them, and nothing else ever does"
+        "Test that the wizard shows them, and that nothing else ever does"
         login, user_id = self.user()
         rpc = self.client(login)
         session_id, shown = rpc.start_setup()
@@ -77,7 +77,7 @@ class RecoveryTestCase(TOTPTestCase):
         self.assertEqual(
             defaults['recovery_codes_name'],
             f"recovery-codes-{login}-2033-05-18.txt")
-        # What the client sends back, and what it asks for again
+        # The client sends them back, and asks for the page again
         rpc = self.client(login)
         for values in [{'done': defaults}, {}]:
             result = rpc.wizard('execute', session_id, values, 'done')
@@ -107,7 +107,7 @@ class RecoveryTestCase(TOTPTestCase):
                 self.assertNotIn(form, content)
 
     def test_locked(self):
-        "Test that one works while TOTP is locked, which it opens"
+        "Test that one works during a lockout and ends it"
         login, user_id, codes = self.enrol()
         for _ in range(100):
             self.answer(login, self.code(95))
@@ -117,14 +117,14 @@ class RecoveryTestCase(TOTPTestCase):
         self.assertIsNone(self.answer(login, self.code()))
 
     def test_other_user(self):
-        "Test that one of another user is wrong"
+        "Test that one of another user is refused"
         _, other_id, codes = self.enrol()
         login, user_id, _ = self.enrol()
         self.assertEqual(self.answer(login, codes[0]), WRONG_RECOVERY)
         self.assertEqual(self.left(other_id), 10)
 
     def test_chain(self):
-        "Test that a login which fails later uses none up"
+        "Test that a login that fails later uses up none"
         login, user_id, codes = self.enrol()
         self.set_config('session', 'authentications', 'totp+password')
         for password, in [['x'], [PASSWORD]]:
@@ -139,7 +139,7 @@ class RecoveryTestCase(TOTPTestCase):
     @unittest.skipUnless(
         backend.name == 'postgresql', "an SQLite in memory has one thread")
     def test_once(self):
-        "Test that one of 16 threads gets in with it"
+        "Test that only one of 16 threads logs in with the same one"
         login, user_id, codes = self.enrol()
         self.set_config('session', 'authentications', 'totp')
         for code in codes:
@@ -156,7 +156,7 @@ class RecoveryTestCase(TOTPTestCase):
         self.assertEqual(self.left(user_id), 0)
 
     def test_off(self):
-        "Test that there are none if the setting says so"
+        "Test that there are none if they are turned off"
         login, user_id, codes = self.enrol()
         self.set_totp('recovery_codes', '0')
         self.assertEqual(self.answer(login, codes[0]), WRONG)
@@ -169,13 +169,13 @@ class RecoveryTestCase(TOTPTestCase):
         return shown['recovery_codes'].splitlines()
 
     def test_new(self):
-        "Test that new ones take a code and replace the old ones"
+        "Test that making new ones takes a code and replaces the old ones"
         login, user_id, old = self.enrol()
         rpc = self.client(login)
         for code in [self.code(95), '', None, totp.new_recovery_code()]:
             with self.assertRaises(Refused):
                 self.new_codes(rpc, code)
-        # The blank ones are not counted
+        # Blank codes are not counted
         self.assertEqual(self.failures(user_id), 1)
         self.assertEqual(self.failures(user_id, 'recovery'), 1)
         self.assertEqual(self.left(user_id), 10)
@@ -202,7 +202,7 @@ class RecoveryTestCase(TOTPTestCase):
         self.assertEqual(self.left(user_id), 0)
 
     def test_replace(self):
-        "Test that one replaces the key, and that the old ones die with it"
+        "Test that one replaces the key, and that the others stop working"
         login, user_id, codes = self.enrol()
         rpc = self.client(login)
         session_id, shown = rpc.start_setup(codes[0])
@@ -218,7 +218,7 @@ class RecoveryTestCase(TOTPTestCase):
             self.answer(login, right_code(shown['secret'], self.now)))
 
     def test_new_key(self):
-        "Test that a new key takes the recovery codes away"
+        "Test that a new key removes the recovery codes"
         login, user_id, codes = self.enrol()
         with self.transaction():
             Pool().get('res.user')(user_id).set_totp_key(KEY)
@@ -259,7 +259,7 @@ class RecoveryTestCase(TOTPTestCase):
     @example('0' * 7 + '\xdf' * 3)
     @example('0' * 13 + '\u0130')
     def test_form(self, code):
-        "Test that whatever a client sends looks like a recovery code or not"
+        "Test that anything that a client can send can be hashed or is refused"
         hash_ = totp.hash_recovery_code(code)
         if hash_ is not None:
             self.assertTrue(any(map(str.isalpha, code)))

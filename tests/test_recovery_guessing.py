@@ -12,10 +12,10 @@ WRONG_CODE = 'ACDEF-GHJKM-NPQRT-WXY34-679AC'
 
 
 class RecoveryGuessingTestCase(MailTestCase):
-    "Test that wrong recovery codes shut nobody out (law 5)"
+    "Test that wrong recovery codes lock out nobody (law 5)"
 
     def enrol(self):
-        "A user who has set TOTP up, with the key and the recovery codes"
+        "Return a user who has set up TOTP, the key and the recovery codes"
         login, user_id = self.user()
         key, codes = self.client(login).set_up(self.now)
         self.received()
@@ -23,7 +23,7 @@ class RecoveryGuessingTestCase(MailTestCase):
         return login, user_id, key, codes
 
     def answer(self, login, code, **parameters):
-        "What one request is told, the id of the user if it gets in"
+        "Return the answer to one request, the id of the user who logs in"
         try:
             return RPC().login(
                 login, password=PASSWORD, totp_code=code, **parameters)
@@ -50,7 +50,7 @@ class RecoveryGuessingTestCase(MailTestCase):
             self.now += 3600
             self.assertEqual(self.answer(login, WRONG_CODE), first)
         self.assertEqual(self.answer(login, codes[0]), user_id)
-        # Nor do the codes of the authenticator wait
+        # The codes of the authenticator are not delayed either
         self.assertEqual(
             self.answer(login, right_code(key, self.now)), user_id)
 
@@ -65,7 +65,7 @@ class RecoveryGuessingTestCase(MailTestCase):
             self.answer(login, right_code(key, self.now)), user_id)
 
     def test_every_hour(self):
-        "Test that a wrong one in each hour does not keep the owner out"
+        "Test that a wrong one every hour does not keep the owner out"
         login, user_id, key, codes = self.enrol()
         for _ in range(3):
             self.answer(login, WRONG_CODE)
@@ -75,7 +75,7 @@ class RecoveryGuessingTestCase(MailTestCase):
             self.assertEqual(self.answer(login, codes[count]), user_id)
 
     def test_while_codes_wait(self):
-        "Test that one is accepted while codes wait"
+        "Test that one is accepted while the user has to wait"
         login, user_id, key, codes = self.enrol()
         for _ in range(3):
             self.answer(login, right_code(key, self.now, 95))
@@ -115,7 +115,7 @@ class RecoveryGuessingTestCase(MailTestCase):
             user_id)
 
     def test_lock_of_codes(self):
-        "Test that they do not count towards the lock of codes"
+        "Test that they do not count towards the lockout"
         self.set_totp('max_failures', '4')
         login, user_id, key, codes = self.enrol()
         for _ in range(10):
@@ -137,26 +137,26 @@ class RecoveryGuessingTestCase(MailTestCase):
         answers = {
             self.answer(user, WRONG_CODE)
             for user in [login, 'nobody'] for _ in range(110)}
-        # Nothing tells who has recovery codes
+        # Nothing reveals which users have recovery codes
         self.assertEqual(len(answers), 1)
         self.assertEqual(self.answer(login, codes[0]), user_id)
 
     def test_recorded(self):
-        "Test that the third one in a row is recorded, and none that follows"
+        "Test that the third one in a row is recorded, but not those after it"
         login, user_id, key, codes = self.enrol()
         counts = []
         for _ in range(50):
             self.answer(login, WRONG_CODE)
             counts.append(self.recovery_failed(user_id))
         self.assertEqual(counts, [0, 0] + [1] * 48)
-        # A right one begins anew
+        # A right one resets the count
         self.assertEqual(self.answer(login, codes[0]), user_id)
         counts = []
         for _ in range(4):
             self.answer(login, WRONG_CODE)
             counts.append(self.recovery_failed(user_id))
         self.assertEqual(counts, [1, 1, 2, 2])
-        # They are not the wrong codes of an authenticator
+        # They do not count as wrong codes of an authenticator
         self.assertNotIn('failed', self.events(user_id))
 
     def test_told(self):
@@ -183,7 +183,7 @@ class RecoveryGuessingTestCase(MailTestCase):
             [3600] * 3)
 
     def test_without_recovery_codes(self):
-        "Test that a user without recovery codes is told of wrong ones too"
+        "Test that the owner is told of them even without recovery codes"
         login, user_id = self.user(KEY)
         for _ in range(50):
             self.answer(login, WRONG_CODE)

@@ -24,13 +24,13 @@ class HostileTestCase(TOTPTestCase):
         self.addCleanup(logging.getLogger().removeHandler, handler)
 
     def emit(self, record):
-        # trytond 8.2 logs each question and refusal as an exception
+        # trytond 8.2 logs each prompt and refusal as an exception
         if record.exc_info:
             self.assertIsInstance(record.exc_info[1], TrytonException)
 
     @contextmanager
     def record_calls(self):
-        "Append the calls in the context, those of C too, to the list"
+        "Record the calls in the context in the list, including those to C"
         calls = []
         sys.setprofile(lambda frame, event, argument: calls.append(event))
         try:
@@ -65,7 +65,7 @@ class HostileTestCase(TOTPTestCase):
             '../../etc/passwd', KEY]
 
     def test_hostile_codes(self):
-        "Test that each is refused or asked again, soon, without traceback"
+        "Test that each is soon refused or prompted again, without traceback"
         self.set_config('session', 'max_attempt', str(10**6))
         login, user_id = self.user(KEY)
         rpc = RPC()
@@ -83,7 +83,7 @@ class HostileTestCase(TOTPTestCase):
                                 'password': PASSWORD, 'totp_code': code},
                             'en')
                     self.assertRefused(response)
-                    # Who goes through the longest ones makes a million
+                    # Reading the longest ones to the end takes a million
                     self.assertLess(len(calls), 200_000)
                     count += 1
         self.assertGreater(count, 200)
@@ -101,7 +101,7 @@ class HostileTestCase(TOTPTestCase):
             self.assertEqual(response.status_code, 401)
 
     def test_hostile_codes_in_wizard(self):
-        "Test that the wizard refuses them as well and loses nothing"
+        "Test that the wizard refuses them too and loses nothing"
         self.set_config('session', 'authentications', 'password')
         login, user_id = self.user(KEY)
         rpc = RPC()
@@ -143,7 +143,7 @@ class HostileTestCase(TOTPTestCase):
             rpc.model('res.user', 'get_preferences', False)['totp_enabled'])
 
     def test_language(self):
-        "Test that the request's language is used for the question"
+        "Test that the prompt is in the language of the request"
         login, _ = self.user(KEY)
         with self.transaction():
             Lang = Pool().get('ir.lang')

@@ -22,7 +22,7 @@ from .tools import (
     right_code, seal_set, secret_from)
 
 START = 'from trytond.pool import Pool; Pool.start()'
-# As the server does without a configuration of its log
+# The server logs like this by default
 START_ERROR = (
     'import logging; '
     'logging.basicConfig(level=logging.ERROR, format="%(message)s"); ' + START)
@@ -47,7 +47,7 @@ class SealTestCase(unittest.TestCase):
         st.integers(0, 2**31))
     def test_place(
             self, key, algorithm, digits, period, owner, purpose, generation):
-        "Test that what is sealed opens for its place alone"
+        "Test that a sealed text opens for its own place only"
         secret = totp.Secret(key, algorithm, digits, period)
         place = {
             'owner': owner, 'purpose': purpose, 'generation': generation}
@@ -67,21 +67,21 @@ class SealTestCase(unittest.TestCase):
 
     @given(st.text())
     def test_anything(self, stored):
-        "Test that whatever else is stored is refused, and nothing else"
+        "Test that any other stored text is refused without another error"
         for keys in [(), (self.key1,)]:
             with self.assertRaises(seal.SealError):
                 seal.unseal(stored, keys, **PLACE)
 
     @given(JSON)
     def test_anything_clear(self, values):
-        "Test that any other text in clear is refused"
+        "Test that any other unencrypted text is refused"
         for value in [values, {**PLACE, 'value': values}]:
             with self.assertRaises(seal.SealError) as context:
                 seal.unseal(json.dumps(value), (), **PLACE)
             self.assertEqual(str(context.exception), "not a sealed text")
 
     def test_changed(self):
-        "Test that no byte of a sealed text can be changed"
+        "Test that changing any byte of a sealed text is detected"
         stored = seal.seal(secret_from(KEY).values, [self.key1], TIME, **PLACE)
         raw = base64.urlsafe_b64decode(stored)
         for i in range(len(raw)):
@@ -102,7 +102,7 @@ class SealTestCase(unittest.TestCase):
         self.assertEqual(len(vectors), 100)
 
     def test_stale(self):
-        "Test that the first key seals, all of them open, and stale is told"
+        "Test that the first key seals, that all open, and what is stale"
         clear = seal.seal(5, [], TIME, **PLACE)
         self.assertEqual(
             json.loads(clear), {**PLACE, 'values': 5})
@@ -124,7 +124,7 @@ class SealTestCase(unittest.TestCase):
                 seal.unseal(first, keys, **PLACE)
 
     def test_time(self):
-        "Test that the time in the sealed text is the one that was given"
+        "Test that the time in the sealed text is the given one"
         stored = seal.seal(5, [self.key1], TIME + 0.9, **PLACE)
         self.assertEqual(self.key1.extract_timestamp(stored), TIME)
 
@@ -168,7 +168,7 @@ class SealingTestCase(TOTPTestCase):
             *(base64.b64encode(raw[i:]).decode()[:20] for i in range(3))]
 
     def dump(self):
-        "All rows of all tables"
+        "Return all rows of all tables"
         with self.transaction():
             tables = [
                 model.__table__() for _, model in Pool().iterobject()
@@ -215,13 +215,13 @@ class SealingTestCase(TOTPTestCase):
         keys, found = self.play()
         self.assertEqual(len(set(keys)), 3)
         self.assertEqual(found, [])
-        # Without sealing the one in force is found, so it would have been
+        # Without an encryption key, the same search finds a key
         self.set_keys()
         keys, found = self.play()
         self.assertIn(keys[1], found)
 
     def test_copied(self):
-        "Test that the secret of another user does not open"
+        "Test that a secret copied from another user does not open"
         for keys in [[self.key1], []]:
             with self.subTest(keys=bool(keys)):
                 self.set_keys(*keys)
@@ -232,7 +232,7 @@ class SealingTestCase(TOTPTestCase):
                 self.assertEqual(self.log_in(login, self.code())[0], user_id)
 
     def test_changed(self):
-        "Test that no byte of a sealed secret can be changed"
+        "Test that changing any byte of a sealed secret is detected"
         self.set_keys(self.key1)
         login, user_id = self.user(KEY)
         stored = self.stored_secret(user_id)
@@ -248,7 +248,7 @@ class SealingTestCase(TOTPTestCase):
         self.assertEqual(self.log_in(login, self.code())[0], user_id)
 
     def test_changed_clear(self):
-        "Test that one in clear which was changed is refused or just another"
+        "Test that a changed unencrypted one is refused or is another secret"
         login, user_id = self.user(KEY)
         stored = self.stored_secret(user_id)
         for i in range(len(stored)):
@@ -260,7 +260,7 @@ class SealingTestCase(TOTPTestCase):
 
     @given(JSON)
     def test_set_anything(self, values):
-        "Test that any set in clear is refused or opened, and nothing else"
+        "Test that any unencrypted set is refused or opened without an error"
         valid = secret_from(KEY).values
         for set_ in [
                 values, [values], [[values, valid]], [[1, values]],
@@ -268,7 +268,7 @@ class SealingTestCase(TOTPTestCase):
             self.assertOpensOrNot(1, seal.seal(set_, [], TIME, **PLACE))
 
     def assertOpensOrNot(self, user_id, stored):
-        "Check that what is stored is refused, or is a set that can be used"
+        "Check that the stored text is refused, or is a set that can be used"
         with self.transaction():
             User = Pool().get('res.user')
             try:
@@ -287,7 +287,7 @@ class SealingTestCase(TOTPTestCase):
                 stored = self.stored_secret(user_id)
                 with self.transaction():
                     Pool().get('res.user')(user_id).set_totp_key(OTHER_KEY)
-                # The one of before, the one that waits, one of the future
+                # The previous secret, the pending one, one of the future
                 with self.transaction():
                     secret = Pool().get('res.user')(user_id).start_totp_setup(
                         right_code(OTHER_KEY, self.now))
@@ -316,7 +316,7 @@ class SealingTestCase(TOTPTestCase):
                 self.assertEqual(self.log_in(login, self.code())[0], user_id)
 
     def test_no_matching_key(self):
-        "Test that a secret whose key is not there fails closed"
+        "Test that a secret whose key is missing fails closed"
         self.set_keys(self.key1)
         login, user_id = self.user(KEY)
         for keys in [[self.key2], []]:
@@ -329,7 +329,7 @@ class SealingTestCase(TOTPTestCase):
         self.assertEqual(self.log_in(login, self.code())[0], user_id)
 
     def test_clear_at_start(self):
-        "Test that the server says at start how many secrets are in clear"
+        "Test that the server reports at start how many secrets are in clear"
         self.forget_others()
         users = [self.user(KEY) for _ in range(3)]
         self.user()
@@ -346,7 +346,7 @@ class SealingTestCase(TOTPTestCase):
             self.load()
 
     def test_rotation(self):
-        "Test that a login seals with the first key, from clear or another"
+        "Test that a login reseals a secret that the first key did not seal"
         users = [self.user(KEY) for _ in range(3)]
         before = []
         for keys in [
@@ -366,13 +366,13 @@ class SealingTestCase(TOTPTestCase):
                 self.assertFalse(set(stored) & set(before))
             before = stored
             self.now += 30
-        # Sealed already, so the last logins wrote no new one
+        # The secret was sealed already, so the last logins did not change it
         self.set_keys(self.key2)
         self.assertEqual(
             before, [self.stored_secret(id_) for _, id_ in users])
 
     def start_setup(self):
-        """Let the wizard seal a waiting secret with the first key
+        """Let the wizard seal a pending secret with the first key
 
         Return the user's login and id, the client, the wizard and what it
         shows.
@@ -387,7 +387,7 @@ class SealingTestCase(TOTPTestCase):
     def test_set_up(self):
         "Test that a key set up by the wizard is sealed and works"
         login, user_id, rpc, session_id, shown = self.start_setup()
-        # The keys may change while it waits
+        # The keys may change while the secret is pending
         self.set_keys(self.key2, self.key1)
         rpc.confirm_setup(
             session_id, shown, code=right_code(shown['secret'], self.now))
@@ -403,7 +403,7 @@ class SealingTestCase(TOTPTestCase):
         self.assertFalse(stale)
 
     def test_waiting_no_matching_key(self):
-        "Test that a waiting secret whose key is not there has to be renewed"
+        "Test that a pending secret whose key is missing has to be renewed"
         _, _, rpc, session_id, shown = self.start_setup()
         self.set_keys(self.key2)
         with self.assertLogs('trytond.modules.authentication_totp'):
@@ -436,7 +436,7 @@ class SealingTestCase(TOTPTestCase):
         return run.returncode, run.stderr
 
     def test_start(self):
-        "Test what the start-up says about the file of keys"
+        "Test the messages about the key file at start"
         path = self.key_file(self.key1, '', self.key2)
         self.assertEqual(self.start(path), (0, ''))
         os.chmod(path, 0o644)
@@ -463,7 +463,7 @@ class SealingTestCase(TOTPTestCase):
                 self.assertNotIn(self.key1, error)
 
     def test_start_mode(self):
-        "Test that a file which others read or change is reported as an error"
+        "Test that a file that others can read or change is logged as an error"
         path = self.key_file(self.key1)
         for mode in [0o600, 0o400, 0o440, 0o640]:
             with self.subTest(mode=oct(mode)):
@@ -474,7 +474,7 @@ class SealingTestCase(TOTPTestCase):
                 os.chmod(path, mode)
                 code, error = self.start(path, START_ERROR)
                 self.assertEqual(code, 0)
-                # One about reading, one about writing
+                # One message about reading, one about writing
                 self.assertEqual(
                     len(error.splitlines()), 2 if mode == 0o666 else 1, error)
                 self.assertIn(path, error)

@@ -6,13 +6,13 @@ from .tools import PASSWORD, RPC, Refused, TOTPTestCase, right_code
 
 
 class SessionsTestCase(TOTPTestCase):
-    "Test that a set-up ends the sessions and forgets the devices (law 8)"
+    "Test that a setup ends the sessions and forgets the devices (law 8)"
     authentications = 'password+totp?device_cookie'
 
     def setUp(self):
         super().setUp()
         self.login, self.user_id = self.user()
-        # Somebody who knew the password while it was enough
+        # An attacker who knew the password while it was enough
         self.attacker = self.client(self.login)
         self.cookie = self.attacker.model(
             'res.user.device', 'renew', None)
@@ -53,7 +53,7 @@ class SessionsTestCase(TOTPTestCase):
             self.neighbour_id)
 
     def test_wizard(self):
-        "Test that a first set-up ends the other sessions of the user"
+        "Test that the first setup ends the other sessions of the user"
         rpc = self.client(self.login)
         session_id, start, _ = self.attacker.wizard('create')
         key, recovery_codes = rpc.set_up(self.now)
@@ -64,7 +64,7 @@ class SessionsTestCase(TOTPTestCase):
         self.assertEqual(context.exception.args, (401,))
         self.assertUnknownDevice(self.login, self.cookie)
         self.assertNeighbour()
-        # What the wizard has shown works
+        # The key and the codes that the wizard has shown work
         self.now += 30
         for code in [recovery_codes[0], right_code(key, self.now)]:
             self.assertEqual(
@@ -87,7 +87,7 @@ class SessionsTestCase(TOTPTestCase):
             self.attacker.model('res.user.device', 'renew', self.cookie))
 
     def test_dialog(self):
-        "Test that a set-up in the login dialog ends the other sessions"
+        "Test that a setup in the login dialog ends the other sessions"
         self.set_config(
             'session', 'authentications', 'password+totp?setup_totp')
         with self.assertRaises(Refused) as context:
@@ -102,7 +102,7 @@ class SessionsTestCase(TOTPTestCase):
         self.set_config('session', 'authentications', self.authentications)
         self.assertUnknownDevice(self.login, self.cookie)
         self.assertNeighbour()
-        # The session that this login has begun goes on
+        # The session of this login continues
         cookie = rpc.model('res.user.device', 'renew', None)
         self.assertEqual(
             self.dialogue(

@@ -41,7 +41,7 @@ class SettingsTestCase(unittest.TestCase):
         settings.check()
 
     def test_refused(self):
-        "Test that a setting out of range is refused by its name"
+        "Test that a setting out of range is refused with its name"
         for option, value in [
                 ('issuer', '{login}'),
                 ('issuer', '{database.name}'),
@@ -131,7 +131,7 @@ class SettingsTestCase(unittest.TestCase):
             {'algorithm': 'sha512', 'digits': 8, 'period': 60})
 
     def test_unusual(self):
-        "Test that the log names what authenticators may ignore or refuse"
+        "Test that the log names settings that authenticators may ignore"
         self.set('encryption_keys', 'somewhere')
         for values, words in [
                 ({}, None),
@@ -161,7 +161,7 @@ class SettingsTestCase(unittest.TestCase):
                 'from trytond.pool import Pool; Pool.start()'],
             env={**os.environ, 'TRYTOND_AUTHENTICATION_TOTP__PERIOD': '7'},
             stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        # Gunicorn stops with this one alone
+        # Gunicorn stops only for this exit code
         self.assertEqual(run.returncode, 3)
         self.assertEqual(run.stdout, '')
         self.assertEqual(

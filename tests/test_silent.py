@@ -25,7 +25,7 @@ RECOVERY_CODE = '-'.join(['AAAAA'] * 5)
 
 
 class SilentTestCase(TOTPTestCase):
-    "Test that neither a client nor the log learns what is secret (law 6)"
+    "Test that neither a client nor the log learns a secret (law 6)"
 
     def setUp(self):
         super().setUp()
@@ -56,11 +56,11 @@ class SilentTestCase(TOTPTestCase):
             self.assertEqual(len(answers), 1)
 
     def test_nobody(self):
-        "Test that the code of the secret that is nobody's is wrong as well"
+        "Test that the codes of the dummy secrets are wrong too"
         without, _ = self.user()
         with_totp, user_id = self.user(OTHER_KEY)
-        nobodys = [secret_from(KEY).values] * 10
-        with patch.object(authenticator, '_NOBODYS', nobodys):
+        dummies = [secret_from(KEY).values] * 10
+        with patch.object(authenticator, '_DUMMIES', dummies):
             for authentications in ['totp', 'totp+password']:
                 self.set_config('session', 'authentications', authentications)
                 for login in [without, f'{without} not', with_totp]:
@@ -71,7 +71,7 @@ class SilentTestCase(TOTPTestCase):
         self.assertEqual(self.failures(user_id), 2)
 
     def test_log(self):
-        "Test that no key and no code comes into the log or an exception"
+        "Test that no key and no code appears in the log or an exception"
         self.set_totp('setup_timeout', '60')
         records = []
         handler = logging.Handler(logging.INFO)
@@ -116,13 +116,13 @@ class SilentTestCase(TOTPTestCase):
 
 
 class WorkTestCase(TOTPTestCase):
-    "Test that the work does not depend on whom the login names (law 6)"
+    "Test that the work does not depend on the login (law 6)"
     maxDiff = None
 
     def setUp(self):
         super().setUp()
         self.lift_core_limit()
-        # No attempt becomes too old meanwhile
+        # No attempt may expire during a test
         self.set_config('session', 'timeout', str(10 ** 9))
         self.key, self.old_key = [
             Fernet.generate_key().decode() for _ in range(2)]
@@ -158,7 +158,7 @@ class WorkTestCase(TOTPTestCase):
             }
 
     def play(self, login, requests):
-        "Return for each of the requests the work that it makes"
+        "Return for each of the requests the work that it causes"
         # Another login may have the same decoy
         with self.transaction():
             Pool().get('res.user').clean_totp()
@@ -171,7 +171,7 @@ class WorkTestCase(TOTPTestCase):
         return played
 
     def assertSameWork(self, *requests, logins=None):
-        "Check that each of the requests makes the same work for all logins"
+        "Check that each of the requests causes the same work for all logins"
         logins = logins or self.logins
         rounds = {}
         # The first time fills the caches
@@ -196,7 +196,7 @@ class WorkTestCase(TOTPTestCase):
         self.assertSameWork({}, {'totp_code': ''})
 
     def test_wrong(self):
-        "Test wrong codes, the one that records an event and one that waits"
+        "Test wrong codes, one that records an event and one during a delay"
         played = self.assertSameWork(*[{'totp_code': self.code(95)}] * 4)
         for work in played:
             self.assertEqual(work.count('decrypt'), 1)
@@ -239,7 +239,7 @@ class WorkTestCase(TOTPTestCase):
     @unittest.skipUnless(
         backend.name == 'postgresql', "an SQLite in memory has one thread")
     def test_lock(self):
-        "Test that a wrong code waits for the row where it is counted"
+        "Test that a wrong code waits for the row that counts it"
         for authentications in AUTHENTICATIONS:
             self.set_config('session', 'authentications', authentications)
             with_totp, user_id = self.user(KEY)

@@ -39,11 +39,11 @@ MISSING = (
     "import sys; sys.modules[{!r}] = None; "
     "from trytond.pool import Pool; Pool.start()")
 START = 'from trytond.pool import Pool; Pool.start()'
-# What is said of the policy and of the database
+# The messages about the policy and the database
 POLICY = "'topt' is not a login method in the database full"
 CLEAR = "stored unencrypted in the database full: 1;"
 CLOCK = "the clock of this machine was set back"
-# What is said of the settings
+# The messages about the settings
 NO_KEYS = "[authentication_totp] encryption_keys is not set"
 OPEN_KEYS = "every user of this machine can read the keys in "
 DIGITS = "[authentication_totp] digits = 8"
@@ -52,7 +52,7 @@ DIGITS = "[authentication_totp] digits = 8"
 @unittest.skipUnless(
     backend.name == 'sqlite', "the database in a file is the same again")
 class StartTestCase(unittest.TestCase):
-    "Test what processes with the default log say at start (law 10)"
+    "Test what processes log at start by default (law 10)"
 
     @classmethod
     def setUpClass(cls):
@@ -112,7 +112,7 @@ class StartTestCase(unittest.TestCase):
             'TRYTOND_AUTHENTICATION_TOTP__ENCRYPTION_KEYS': str(self.keys)}
 
     def serve(self, **env):
-        "Return what a server has said once it listens"
+        "Return what a server has logged by the time it listens"
         port = free_port(self)
         with tempfile.TemporaryFile('w+') as log:
             server = subprocess.Popen(
@@ -141,7 +141,7 @@ class StartTestCase(unittest.TestCase):
             OPEN_KEYS, DIGITS, POLICY, CLEAR, CLOCK)
 
     def test_application(self):
-        "Test what gunicorn and uWSGI load"
+        "Test the application that gunicorn and uWSGI load"
         run = self.run_python(
             '-c', 'import trytond.application', TRYTOND_CONFIG=self.config,
             TRYTOND_DATABASE_NAMES='full', **self.with_keys())
@@ -170,7 +170,7 @@ class StartTestCase(unittest.TestCase):
             "must be a whole number of seconds from 15 to 120\n")
 
     def denied(self, *args):
-        "Run Python with a file of keys that its user may not read"
+        "Run Python with a key file that its user may not read"
         prefix = []
         if os.geteuid() == 0:
             if not shutil.which('setpriv'):
@@ -182,7 +182,7 @@ class StartTestCase(unittest.TestCase):
         return self.run_python(*args, prefix=prefix, **self.with_keys())
 
     def test_denied(self):
-        "Test that an update needs no keys, but the server does"
+        "Test that an update needs no encryption keys, but the server does"
         line = (
             f"encryption_keys = '{self.keys}': must be the path of a file "
             f"that can be read, but {self.keys}: Permission denied")
@@ -195,7 +195,7 @@ class StartTestCase(unittest.TestCase):
         run = self.denied('-c', START)
         self.assertEqual(run.returncode, 3)
         self.assertEqual(run.stderr, f'[authentication_totp] {line}\n')
-        # Any other fault stops the update too
+        # Any other mistake stops the update too
         self.keys.chmod(0o600)
         run = self.run_python(
             '-m', 'trytond.cli.admin', '-c', self.config, '-d', 'full',
@@ -215,7 +215,7 @@ class StartTestCase(unittest.TestCase):
                 line, = run.stderr.splitlines()
                 self.assertIn(f"the library {name} cannot be loaded", line)
                 self.assertIn(module, line)
-                # Also where everything is loaded
+                # The same holds when everything is loaded
                 run = self.run_python(
                     '-c', f"{MISSING.format(module)}; Pool('full').init()",
                     TRYTOND_CONFIG=self.config, **self.with_keys())

@@ -12,7 +12,7 @@ from trytond.tests.test_tryton import DB_NAME
 from .tools import (
     ADDRESS, KEY, PASSWORD, Refused, TOTPTestCase, right_code)
 
-# Each with values of which a search may ask
+# The fields, each with values that a search may ask for
 STATUS = {
     'totp_enabled': [True, False],
     'totp_mandatory': [True, False],
@@ -30,13 +30,13 @@ STATUS = {
 
 
 class StatusTestCase(TOTPTestCase):
-    "Test who learns what of the TOTP of whom (law 3)"
+    "Test what users learn about the TOTP of other users (law 3)"
 
     def setUp(self):
         super().setUp()
         self.lift_core_limit()
         self.set_totp('max_failures', '3')
-        # The order of the ids tells nothing
+        # The order of the ids reveals nothing
         self.colleagues = [
             self.colleague(totp) for totp in [True, False, False, True]]
         self.with_, self.without, *_ = self.colleagues
@@ -62,7 +62,7 @@ class StatusTestCase(TOTPTestCase):
         login, user_id = self.user()
         if totp:
             key, _ = self.client(login).set_up(self.now)
-            # An authenticator that is ahead, a right code, and the lock
+            # An authenticator that is ahead, a right code, and the lockout
             self.dialogue(
                 login, password=[PASSWORD], totp_code=[
                     right_code(key, self.now, 1)])
@@ -77,7 +77,7 @@ class StatusTestCase(TOTPTestCase):
         return user_id
 
     def truth(self, user_id):
-        "What server code reads"
+        "Return what server code reads"
         with self.transaction():
             user = Pool().get('res.user')(user_id)
             return {name: getattr(user, name) for name in STATUS}
@@ -89,7 +89,7 @@ class StatusTestCase(TOTPTestCase):
             return f'refused: {refused}'
 
     def get(self, rpc, model, domain, *names, order=()):
-        "What the route answers that exports a CSV file"
+        "Return the answer of the route that exports a CSV file"
         with self.transaction():
             is_82 = hasattr(Pool().get('res.user'), 'administrator')
         path = f'/{DB_NAME}/r/base/data' if is_82 else f'/{DB_NAME}/data'
@@ -114,7 +114,7 @@ class StatusTestCase(TOTPTestCase):
             yield prefix + name, '>', 0
 
     def questions(self, user_id):
-        "Everything that a user may ask about another one"
+        "Yield every question that a user may ask about another one"
         where = ('id', '=', user_id)
         names = list(STATUS)
         yield 'res.user', 'read', [user_id], names
@@ -143,7 +143,7 @@ class StatusTestCase(TOTPTestCase):
             self.applications[user_id]], [f'user.{name}' for name in names]
 
     def anonymous(self, answer, user_id):
-        "The answer without the ids, the only ones that may differ"
+        "Return the answer without the ids, which are all that may differ"
         ids = {user_id, self.applications[user_id]}
         if isinstance(answer, str):
             # A refusal names the record
@@ -158,13 +158,13 @@ class StatusTestCase(TOTPTestCase):
             else row for row in answer]
 
     def about(self, rpc, user_id):
-        "The answers about the user, beside the questions"
+        "Yield the questions about the user, with the answers"
         for model, method, *params in self.questions(user_id):
             answer = self.answer(rpc, model, method, *params)
             self.assertNotIn(answer, ['refused: 500', 'refused: 404'])
             answer = self.anonymous(answer, user_id)
             if method == 'read':
-                # Which are in the answer to all questions for relations
+                # Every answer with relations contains these ids
                 for row in answer:
                     for name in {'create_uid.', 'write_uid.', 'user.'} & {
                             *row}:
@@ -180,7 +180,7 @@ class StatusTestCase(TOTPTestCase):
                 self.assertEqual(answer, other)
 
     def test_truth(self):
-        "Test that server code of the root user sees all"
+        "Test that server code that runs as the root user sees everything"
         truth = self.truth(self.with_)
         for value in truth.values():
             self.assertTrue(value)
@@ -194,7 +194,7 @@ class StatusTestCase(TOTPTestCase):
             values, = rpc.model('res.user', 'read', [user_id], list(STATUS))
             for name in STATUS:
                 self.assertIn(values[name], [None, False, 0], name)
-        # Among others too
+        # The same holds for a list of several users
         for values in rpc.model(
                 'res.user', 'read', [*self.colleagues, self.reader_id],
                 list(STATUS)):
@@ -202,11 +202,11 @@ class StatusTestCase(TOTPTestCase):
                 bool(values['totp_enabled']), values['id'] == self.reader_id)
 
     def test_questions(self):
-        "Test that no question tells what a colleague's status is"
+        "Test that no search reveals a colleague's status"
         self.assertMasked(self.client(self.reader))
 
     def test_order(self):
-        "Test that no order tells what a colleague's status is"
+        "Test that no order reveals a colleague's status"
         rpc = self.client(self.reader)
         ids = sorted(self.colleagues)
         for prefix in ['', 'write_uid.', 'create_uid.']:
@@ -224,7 +224,7 @@ class StatusTestCase(TOTPTestCase):
                         self.assertEqual(found, ids)
 
     def test_route(self):
-        "Test that the route that exports data tells nothing either"
+        "Test that the route that exports data reveals nothing either"
         rpc = self.client(self.reader)
         names = list(STATUS)
         answers = []
@@ -248,7 +248,7 @@ class StatusTestCase(TOTPTestCase):
         self.assertEqual((status, data.strip()), (200, '1'))
 
     def test_own(self):
-        "Test that users see their own status, on each of these ways"
+        "Test that users see their own status in each of these ways"
         rpc = self.client(self.reader)
         names = list(STATUS)
         truth = self.truth(self.reader_id)
@@ -288,7 +288,7 @@ class StatusTestCase(TOTPTestCase):
             'res.user', 'export_data', [self.reader_id],
             ['totp_enabled', 'totp_failures'])
         self.assertEqual((enabled, failures), (True, 1))
-        # Nobody else is among them
+        # The search finds no other user
         self.assertEqual(
             rpc.model('res.user', 'search', [('totp_enabled', '=', True)]),
             [self.reader_id])
@@ -305,7 +305,7 @@ class StatusTestCase(TOTPTestCase):
                     [user_id] if truth[name] == value else [], name)
 
     def test_manager(self):
-        "Test that managers see the status of those whom they may write"
+        "Test that managers see the status of the users that they may write"
         *others, last = self.colleagues
         manager, _ = self.manager(last)
         rpc = self.client(manager)
@@ -330,7 +330,7 @@ class StatusTestCase(TOTPTestCase):
             set(found), {self.colleagues[0], self.colleagues[3]})
 
     def test_list(self):
-        "Test that the list of users goes on opening for ordinary users"
+        "Test that the list of users still opens for ordinary users"
         rpc = self.client(self.reader)
         with self.transaction():
             ModelData = Pool().get('ir.model.data')

@@ -63,7 +63,7 @@ class SecretTestCase(unittest.TestCase):
         self.assertEqual(count, 10)
 
     def test_tolerance(self):
-        "Test that codes count within the tolerance and not beyond"
+        "Test that codes are right within the tolerance and not beyond"
         now = 2_000_000_000
         secret = secret_from(KEY)
         for tolerance in [0, 1, 2, 10]:
@@ -76,7 +76,7 @@ class SecretTestCase(unittest.TestCase):
                         else None)
 
     def test_time_step(self):
-        "Test that a code counts from the first second of a step to the last"
+        "Test that a code is right from the first second of a step to the last"
         secret = secret_from(KEY)
         code = right_code(KEY, 600)
         for time, counter in [
@@ -113,7 +113,7 @@ class SecretTestCase(unittest.TestCase):
                 self.assertEqual(totp.Secret.from_values(values), secret)
 
     def test_values_refused(self):
-        "Test that what is no secret raises an error that does not show it"
+        "Test that invalid values raise an error that does not show them"
         valid = secret_from(KEY).values
         for values in [
                 '', 'x', [], None, 5, {}, {'key': 1}, {'key': 'A'},
@@ -152,7 +152,7 @@ class SecretTestCase(unittest.TestCase):
         self.assertEqual(len(keys), 100)
 
     def test_from_key(self):
-        "Test that a key can be typed in any form"
+        "Test the forms in which a key can be typed"
         expected = secret_from(KEY)
         for key in [
                 KEY.lower(), ' '.join(KEY), '-'.join(KEY), KEY + '======']:
@@ -160,7 +160,7 @@ class SecretTestCase(unittest.TestCase):
                 self.assertEqual(secret_from(key), expected)
 
     def test_from_key_refused(self):
-        "Test that a key which is no base32 or too short is refused"
+        "Test that a key that is not base32 or too short is refused"
         for key in ['', 'A' * 24, '1' * 32, 'é' * 32, 'A' * 31 + '!']:
             with self.subTest(key=key):
                 with self.assertRaises(ValueError) as context:

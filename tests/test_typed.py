@@ -16,7 +16,7 @@ from .test_login_setup import KEY_SHOWN
 from .tools import (
     KEY, PASSWORD, RPC, Refused, TOTPTestCase, right_code, secret_from)
 
-# The zero of a script, whose other digits follow
+# The zero of each script; the other digits follow it
 SCRIPTS = {
     'ASCII': '0',
     'Arabic': '\u0660',
@@ -72,7 +72,7 @@ DASHES = {
     'full-width hyphen-minus': '\uff0d',
     'wave dash': '\u301c',
     }
-# Digits and numbers that a person can see to be none of the code
+# Numerals that do not look like the digits of a code
 STRANGE = {
     'Roman numerals': '\u2169\u2160\u2161\u2162\u2163\u2164\u2165\u2166\u2167'
     '\u2168',
@@ -86,7 +86,7 @@ STRANGE = {
 
 
 def in_script(code, zero):
-    "The code with the digits that follow the zero"
+    "Return the code with the digits that follow the zero"
     return code.translate(
         {ord('0') + digit: chr(ord(zero) + digit) for digit in range(10)})
 
@@ -98,7 +98,7 @@ def full_width(text):
 
 
 def forms(code):
-    "The forms of the code, with a name for each"
+    "Yield the forms of the code, with a name for each"
     for name, zero in SCRIPTS.items():
         yield name, in_script(code, zero)
     for marks in [INVISIBLE, SPACES, DASHES]:
@@ -109,12 +109,12 @@ def forms(code):
     yield 'all together', '\u202b' + '\u200f \u2212'.join(
         in_script(code, '\u06f0')) + '\u202c\r\n'
     yield 'several scripts', code[:3] + in_script(code[3:], '\u0660')
-    # A person who lets the space bar fall asleep
+    # As if the space bar was held down
     yield 'long', code + ' ' * (128 - len(code))
 
 
 class CleanTestCase(unittest.TestCase):
-    "Test what is removed, without database"
+    "Test the removal of characters, without database"
     now = 2_000_000_000
 
     def match(self, code, key=KEY):
@@ -133,9 +133,9 @@ class CleanTestCase(unittest.TestCase):
                     self.match(in_script(code, zero)), self.now // 30)
 
     def test_removed(self):
-        "Test each character inside a code: only what nobody sees is removed"
+        "Test that of all characters inside a code only invisible ones vanish"
         code = right_code(KEY, self.now)
-        # The planes where characters are
+        # The planes that contain characters
         planes = [range(0x20000), range(0xe0000, 0xe1000)]
         removed = {
             character for character in map(chr, chain(*planes))
@@ -146,20 +146,20 @@ class CleanTestCase(unittest.TestCase):
                     self.assertTrue(
                         character.isspace()
                         # Format, control and non-spacing characters, some
-                        # Hangul fillers, and code points kept for more
+                        # Hangul fillers, and reserved code points
                         or category(character) in {'Pd', 'Cf', 'Mn', 'Cn'}
                         or character in '\u115f\u1160\u3164\uffa0')
         for name, mark in {**INVISIBLE, **SPACES, **DASHES}.items():
             if len(mark) == 1:
                 with self.subTest(mark=name):
                     self.assertIn(mark, removed)
-        # Marks that are seen, the decimal separators among them
+        # Visible marks, including decimal separators
         for mark in '.,_/\u066b\u066c\u00b7\u2022\u0301\u064e':
             with self.subTest(mark=ascii(mark)):
                 self.assertNotIn(mark, removed)
 
     def test_keys(self):
-        "Test that a key is cleaned as a code is"
+        "Test that a key is cleaned like a code"
         secret = secret_from(KEY)
         groups = secret.text.split()
         for form in [
@@ -177,7 +177,7 @@ class CleanTestCase(unittest.TestCase):
             totp.Secret.from_key(secret.text, 'sha512', 6, 30), secret)
 
     def test_no_keys(self):
-        "Test that whatever is no key of 128 bits is a ValueError"
+        "Test that anything but a key of 128 bits raises ValueError"
         for key in [
                 None, True, 5, 5.5, KEY.encode(), [], [KEY], {}, object(),
                 '', ' ', '\u200b', '=', 'A', 'A' * 24, KEY[:-1] + '1',
@@ -198,7 +198,7 @@ class TypedTestCase(TOTPTestCase):
         self.lift_core_limit()
 
     def answer(self, login, code):
-        "The id of the user whom a request lets in, or what it is told"
+        "Return the id of the user who logs in, or the text of the answer"
         try:
             return RPC().login(login, password=PASSWORD, totp_code=code)
         except Refused as refused:
@@ -235,7 +235,7 @@ class TypedTestCase(TOTPTestCase):
         return secret._totp.generate(self.now).token
 
     def test_strange(self):
-        "Test that numerals which are no decimal digits stay wrong"
+        "Test that numerals that are not decimal digits are wrong"
         login, user_id = self.user(KEY)
         for name, digits in STRANGE.items():
             code = self.code().translate(
@@ -259,7 +259,7 @@ class TypedTestCase(TOTPTestCase):
         self.assertEqual(self.answer(login, self.code()), user_id)
 
     def test_blank(self):
-        "Test that only what nobody sees is blank"
+        "Test that only invisible characters are blank"
         login, user_id = self.user(KEY)
         for blank in [
                 None, '', '\u200e \ufeff\n', *INVISIBLE.values(),
@@ -276,13 +276,13 @@ class TypedTestCase(TOTPTestCase):
                     self.forget_failures(user_id)
 
     def test_dialog(self):
-        "Test the code that confirms the set-up in the login dialog"
+        "Test the code that confirms the setup in the login dialog"
         self.set_config(
             'session', 'authentications', 'password+totp?setup_totp')
         for name in ['Persian', 'full-width', 'all together', 'long']:
             with self.subTest(name):
                 login, user_id = self.user()
-                # Blank is no wrong code
+                # A blank code does not count as a wrong one
                 self.assertRegex(self.answer(login, '\u200b'), KEY_SHOWN)
                 with self.assertRaises(Refused) as context:
                     RPC().login(login, password=PASSWORD)
@@ -292,7 +292,7 @@ class TypedTestCase(TOTPTestCase):
                     self.answer(login, dict(forms(code))[name]), user_id)
 
     def test_wizard(self):
-        "Test both codes with which the wizard replaces the authenticator"
+        "Test both codes that the wizard needs to replace the authenticator"
         for name in ['Arabic', 'full-width', 'all together', 'long']:
             with self.subTest(name):
                 login, user_id = self.user(KEY)
@@ -339,7 +339,7 @@ class TypedTestCase(TOTPTestCase):
                 self.assertTrue(shown['recovery_codes'])
 
     def test_set_totp_key(self):
-        "Test that server code sets the key of a file as the file has it"
+        "Test that server code can set a key in the form that a file has it"
         login, user_id = self.user()
         for form in [
                 f'\ufeff{KEY}\r\n', full_width(KEY),

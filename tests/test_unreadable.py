@@ -20,7 +20,7 @@ def encodings(key):
 
 
 class UnreadableTestCase(TOTPTestCase):
-    "Test that the secret does not come out (law 3)"
+    "Test that nobody can read the secret (law 3)"
     authentications = 'password'
 
     def setUp(self):
@@ -29,18 +29,18 @@ class UnreadableTestCase(TOTPTestCase):
         self.admin, self.admin_id = self.user(
             OTHER_KEY, administrator=True)
         self.other, self.other_id = self.user()
-        # What the owner made leads back to the owner
+        # A record that the owner created leads back to the owner
         rpc = RPC()
         rpc.login(self.owner, password=PASSWORD)
         self.application_id, = rpc.model(
             'res.user.application', 'create', [{
                     'user': self.owner_id, 'application': 'rest'}])
-        # A key that waits for its proof
+        # A pending secret
         _, shown = rpc.start_setup(self.code())
         self.pending_key = shown['secret'].replace(' ', '')
 
     def roads(self, user_id):
-        "Every road to the secret, as name, method and parameters"
+        "Yield every road to the secret, as name, method and parameters"
         owner, other = self.owner_id, self.other_id
         stored = self.stored_secret(owner)
         for field in FIELDS:
@@ -82,7 +82,7 @@ class UnreadableTestCase(TOTPTestCase):
         yield 'write', 'res.user', 'write', [owner], {'totp_secret': stored}
 
     def questions(self):
-        "Every question whose answer would tell a right guess from a wrong one"
+        "Yield every question whose answer could tell a right guess"
         owner = self.owner_id
         for field in FIELDS:
             stored = self.stored_secret(owner)
@@ -166,7 +166,7 @@ class UnreadableTestCase(TOTPTestCase):
         self.assertGreater(count, 400)
 
     def test_order(self):
-        "Test that no order tells which of two secrets is the greater"
+        "Test that no order reveals which of two secrets is the greater"
         ids = [self.owner_id, self.admin_id]
         for login in [self.owner, self.admin, self.other]:
             rpc = RPC()
@@ -186,7 +186,7 @@ class UnreadableTestCase(TOTPTestCase):
                         self.assertEqual(ascending, descending)
 
     def test_server(self):
-        "Test that not even server code without access check reads it"
+        "Test that not even server code without access checks reads the secret"
         with self.transaction():
             User = Pool().get('res.user')
             users = User.search([('id', '=', self.owner_id)])

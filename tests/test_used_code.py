@@ -12,14 +12,14 @@ from .test_login_setup import KEY_SHOWN
 from .tools import KEY, PASSWORD, RPC, USED, WAIT, WRONG, Refused, right_code
 
 HOME, ELSEWHERE = tools.ADDRESS, '203.0.113.7'
-# Two of the same network, and one of another
+# Two addresses of the same network, and one of another
 HOME_6, SAME_6, ELSEWHERE_6 = (
     '2001:db8::1', '2001:db8::2', '2001:db8:ff:ff00::1')
 
 
 class UsedCodeTestCase(MailTestCase):
-    """Test that a code which comes again from where it was accepted is no
-    sign of an attack (law 5)
+    """Test that a code that comes again from where it was accepted is no sign
+    of an attack (law 5)
     """
 
     def enrol(self, key=KEY):
@@ -28,7 +28,7 @@ class UsedCodeTestCase(MailTestCase):
         return login, user_id
 
     def answer(self, login, code, address=HOME, **parameters):
-        "The id of the user whom a request lets in, or what it is told"
+        "Return the id of the user who logs in, or the text of the answer"
         parameters.setdefault('password', PASSWORD)
         with patch.object(tools, 'ADDRESS', address):
             try:
@@ -38,7 +38,7 @@ class UsedCodeTestCase(MailTestCase):
                 return details[0][1] if details else error
 
     def trace(self, login, user_id):
-        "What there is of refused codes of the user"
+        "Return every trace of refused codes of the user"
         return {
             'failures': sum(
                 self.failures(user_id, kind)
@@ -75,7 +75,7 @@ class UsedCodeTestCase(MailTestCase):
                 now['e-mails'], [f"A used code was entered again for {login}"])
 
     def test_login(self):
-        "Test a code that logged in, from the same network and from another"
+        "Test a code that was accepted, from the same network and from another"
         login, user_id = self.enrol()
         code = self.code()
         self.assertEqual(self.answer(login, code), user_id)
@@ -88,7 +88,7 @@ class UsedCodeTestCase(MailTestCase):
         self.assertEqual(self.answer(login, self.code()), user_id)
 
     def test_typed(self):
-        "Test that the form in which it is typed does not matter"
+        "Test that the form in which the code is typed does not matter"
         login, user_id = self.enrol()
         code = self.code()
         self.assertEqual(self.answer(login, code), user_id)
@@ -96,21 +96,21 @@ class UsedCodeTestCase(MailTestCase):
             self.assertForgiven(login, user_id, form)
 
     def test_other_network_first(self):
-        "Test that the network is the one that the code was accepted from"
+        "Test that the network that counts is that of the accepted code"
         login, user_id = self.enrol()
         code = self.code()
         self.assertEqual(self.answer(login, code, ELSEWHERE), user_id)
         self.assertCounted(login, user_id, code, HOME)
         self.assertForgiven(login, user_id, code, ELSEWHERE)
         self.now += 30
-        # The network is that of the last code
+        # The network that counts is that of the last accepted code
         code = self.code()
         self.assertEqual(self.answer(login, code, HOME), user_id)
         self.assertCounted(login, user_id, code, ELSEWHERE)
         self.assertForgiven(login, user_id, code, HOME)
 
     def test_network(self):
-        "Test that the addresses of one network are one place"
+        "Test that the addresses of one network count as one place"
         login, user_id = self.enrol()
         code = self.code()
         self.assertEqual(self.answer(login, code, HOME_6), user_id)
@@ -139,15 +139,15 @@ class UsedCodeTestCase(MailTestCase):
         login, user_id = self.enrol()
         before, code, following = self.code(-1), self.code(), self.code(1)
         self.assertEqual(self.answer(login, code), user_id)
-        # It was never accepted
+        # This code was never accepted
         self.assertCounted(login, user_id, before)
         self.assertEqual(self.answer(login, following), user_id)
-        # It was accepted, but a later one was too
+        # This code was accepted, but a later one was too
         self.assertCounted(login, user_id, code)
         self.assertForgiven(login, user_id, following)
 
     def test_set_key(self):
-        "Test that there is none that was accepted before the first login"
+        "Test that a new key has no used code before the first login"
         login, user_id = self.enrol()
         for _ in range(3):
             before = self.trace(login, user_id)
@@ -158,7 +158,7 @@ class UsedCodeTestCase(MailTestCase):
             self.now += 300
 
     def test_set_up(self):
-        "Test the code that confirmed the set-up in the wizard"
+        "Test the code that confirmed the setup in the wizard"
         login, user_id = self.enrol(None)
         key, _ = self.client(login).set_up(self.now)
         self.received()
@@ -172,7 +172,7 @@ class UsedCodeTestCase(MailTestCase):
             self.answer(login, right_code(key, self.now)), user_id)
 
     def test_dialog(self):
-        "Test the code that confirmed the set-up in the login dialog"
+        "Test the code that confirmed the setup in the login dialog"
         self.set_config(
             'session', 'authentications', 'password+totp?setup_totp')
         login, user_id = self.enrol(None)
@@ -182,12 +182,12 @@ class UsedCodeTestCase(MailTestCase):
         code = right_code(key, self.now)
         self.assertEqual(self.answer(login, code), user_id)
         self.received()
-        # The client has lost the answer
+        # A client that lost the answer sends the code again
         self.assertForgiven(login, user_id, code)
         self.assertCounted(login, user_id, code, ELSEWHERE)
 
     def test_wizard(self):
-        "Test a code that a wizard accepted, at the login and the other way"
+        "Test that a login refuses a code that a wizard used, and vice versa"
         login, user_id = self.enrol()
         rpc = self.client(login)
         self.assertEqual(self.confirm(rpc, self.code()), 'done')
@@ -214,7 +214,7 @@ class UsedCodeTestCase(MailTestCase):
         self.assertTrue(now['e-mails'])
 
     def confirm(self, rpc, code):
-        "Ask for new recovery codes: the next state, or what the user is told"
+        "Ask for new recovery codes. Return the next state or the answer."
         try:
             _, shown = rpc.overview('renew', code=code)
         except Refused as refused:
@@ -223,7 +223,7 @@ class UsedCodeTestCase(MailTestCase):
         return 'done'
 
     def test_authenticators(self):
-        "Test that the code of each authenticator is remembered apart"
+        "Test that the code of each authenticator is remembered separately"
         login, user_id = self.enrol()
         key = self.add_authenticator(user_id)
         self.received()
@@ -269,21 +269,21 @@ class UsedCodeTestCase(MailTestCase):
         self.assertCounted(login, user_id, code, ELSEWHERE, sms_code='x')
 
     def test_first_factor(self):
-        "Test that the code alone is told the same before a first factor"
+        "Test that the answer is the same before a first factor"
         login, user_id = self.enrol()
         self.set_config('session', 'authentications', 'totp+password')
         code = self.code()
         self.assertEqual(self.answer(login, code), user_id)
         self.assertForgiven(login, user_id, code)
         self.assertForgiven(login, user_id, code, password='x')
-        # Only its owner can have it
+        # For another login the code is just wrong
         self.assertEqual(
             self.answer(f'{login} not', code), tools.REFUSED)
 
     # What must not be possible
 
     def test_first_factor_counted(self):
-        "Test that a used code which makes wait says no more of the user"
+        "Test that a used code that causes a delay reveals nothing else"
         self.set_config('session', 'authentications', 'totp+password')
         login, user_id = self.enrol()
         code = self.code()
@@ -294,7 +294,7 @@ class UsedCodeTestCase(MailTestCase):
         self.assertEqual(self.answer(login, code, ELSEWHERE), tools.REFUSED)
 
     def test_guess(self):
-        "Test that the code refused without a count gives no more guesses"
+        "Test that a used code that is not counted allows no more guesses"
         login, user_id = self.enrol()
         code = self.code()
         self.assertEqual(self.answer(login, code), user_id)
@@ -304,14 +304,14 @@ class UsedCodeTestCase(MailTestCase):
                 self.assertEqual(self.answer(login, code), USED)
             self.assertEqual(self.answer(login, self.code(95)), answer)
             self.assertEqual(self.failures(user_id), count + 1)
-        # It ends no waiting, and is not looked at meanwhile
+        # The code ends no delay, and is not checked during one
         for entered in [code, self.code(), code]:
             self.assertEqual(
                 self.answer(login, entered), WAIT % "30 seconds")
         self.assertEqual(self.failures(user_id), 3)
 
     def test_lock(self):
-        "Test that the code is refused as any other while codes are locked"
+        "Test that the code is refused like any other during a lockout"
         self.set_totp('max_failures', '3')
         login, user_id = self.enrol()
         code = self.code()
@@ -322,7 +322,7 @@ class UsedCodeTestCase(MailTestCase):
         self.assertEqual(self.answer(login, code), tools.LOCKED)
 
     def test_other_user(self):
-        "Test that the code of one user is a wrong one of another"
+        "Test that the code of one user is a wrong code for another"
         login, user_id = self.enrol()
         other, other_id = self.enrol(tools.OTHER_KEY)
         self.assertEqual(self.answer(login, self.code()), user_id)
@@ -341,7 +341,7 @@ class UsedCodeTestCase(MailTestCase):
         self.assertEqual(self.failures(user_id), 1)
 
     def test_clock_back(self):
-        "Test that a clock set back makes no code good again"
+        "Test that setting the clock back makes no used code valid again"
         login, user_id = self.enrol()
         code = self.code()
         self.assertEqual(self.answer(login, code), user_id)
