@@ -17,7 +17,7 @@ TOOLS = ROOT / '.e2e'
 DATA = TOOLS / 'data'
 SCREENSHOTS = TOOLS / 'screenshots'
 CODE_USED = (
-    "The code was already used. Wait for the next one and enter it.")
+    "The code was already used. Wait for the next code and enter it.")
 EVENTS = [
     "TOTP was set up",
     "All authenticators were replaced", "An authenticator was added",

@@ -8,8 +8,8 @@ from .tools import (
     KEY, OTHER_KEY, PASSWORD, RPC, USED, Refused, TOTPTestCase, right_code)
 
 REQUIRED = (
-    "You may not turn TOTP off, because it is required from you or from one "
-    "of your groups. To use another authenticator, set TOTP up again.")
+    "You cannot turn TOTP off, because it is required for you or for one of "
+    "your groups. To use another authenticator, replace yours.")
 KEY_SHOWN = '(?:[A-Z2-7]{4} ){7}[A-Z2-7]{4}'
 SETUP_WRONG = (
     "The code is wrong. Enter the code that your authenticator shows now for "

@@ -18,7 +18,7 @@ from .tools import (
 
 WRONG_NEW_IN_DIALOG = (
     "The code is wrong. Enter the code that your authenticator shows now for "
-    "the new entry. If you have added more than one entry, use the newest and "
+    "the new entry. If you added more than one entry, use the newest and "
     "delete the others. To start again, leave the code blank.")
 URI = f'otpauth://totp/Tryton:alice?secret={KEY}&issuer=Tryton'
 # Texts that are keys, whether or not of the user

@@ -73,7 +73,7 @@ class RecoveryTestCase(TOTPTestCase):
         self.assertEqual(
             defaults['recovery_codes_file'].decode().splitlines(), [
                 f"Recovery codes of {login} on {ISSUER}. "
-                "Each logs in once instead of a code.", '', *codes])
+                "Each can be used once instead of a code.", '', *codes])
         self.assertEqual(
             defaults['recovery_codes_name'],
             f"recovery-codes-{login}-2033-05-18.txt")

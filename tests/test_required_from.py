@@ -18,12 +18,12 @@ TODAY = dt.date(2033, 5, 18)
 DAY = dt.timedelta(days=1)
 TOMORROW = TODAY + DAY
 OTHER = (
-    "You have not set up TOTP, so you have no code. Leave it blank to log in "
-    "in another way, or ask your administrator.")
-DIALOG = "They have to set it up when they log in."
+    "You have not set up TOTP, so you have no code. To log in another way, "
+    "leave the code blank, or ask your administrator.")
+DIALOG = "They must set it up when they log in."
 LOCKED_OUT = (
-    "Until they have set it up, they cannot log in. Invite them first, "
-    "enter a later day, or add the option setup_totp to the setting "
+    "They cannot log in until they have set it up. Invite them first, enter "
+    "a later day, or add the option setup_totp to the setting "
     "authentications.")
 
 

@@ -32,8 +32,8 @@ WRONG_TOKEN = (
     "The code is wrong. Enter the code that the token shows now. "
     "If it is refused too, enter the next one.")
 EXPIRED = (
-    "The file was read too long ago, or one of its tokens was imported "
-    "meanwhile. Nothing was imported now. Read the file again.")
+    "The file was read too long ago, or one of its tokens has been imported "
+    "since. Nothing was imported. Read the file again.")
 SEEDS = [
     base64.b32encode(hashlib.sha256(b'seed %d' % i).digest()[:20]).decode()
     for i in range(4)]
@@ -207,8 +207,8 @@ class ImportTestCase(TokensTestCase):
         self.assertEqual(
             [line['reason'] for line in preview['refused']
                 if line['serial'] in {'A1', 'A3'}],
-            ["The token was imported before.",
-                "The token was imported before.",
+            ["The token has already been imported.",
+                "The token has already been imported.",
                 "The serial number is already on line 4."])
 
     def test_pskc(self):
@@ -218,7 +218,7 @@ class ImportTestCase(TokensTestCase):
         self.assertEqual(
             context.exception.args[1][0],
             "The keys in the file are encrypted. Enter the pre-shared key "
-            "that the manufacturer has sent.")
+            "that the manufacturer sent you.")
         session_id, preview = self.read_file(
             as_totp(6), secret_key=PRE_SHARED)
         self.assertEqual(preview['refused'], [])

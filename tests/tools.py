@@ -58,7 +58,7 @@ LOCKED = (
     "Too many wrong codes. Codes no longer work. "
     "Use a recovery code, or ask an administrator to unlock TOTP.")
 UNREADABLE = (
-    "Codes cannot be checked at the moment. Tell your administrator.")
+    "The server cannot check codes at the moment. Tell your administrator.")
 WRONG_NEW = (
     "The code is wrong. Enter the code that your authenticator shows now for "
     "the new entry. If you scanned more than one QR code, use the newest "
@@ -78,7 +78,7 @@ WITHOUT = (
     "You need TOTP to log in, but you have not set it up. "
     "Ask your administrator to let you set it up.")
 BLANK = "Enter the code from your authenticator, or a recovery code."
-USED = "The code was already used. Wait for the next one and enter it."
+USED = "The code was already used. Wait for the next code and enter it."
 
 
 def free_port(case):
