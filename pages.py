@@ -30,6 +30,12 @@ class SetupTOTPOverview(ModelView):
             'invisible': ~Eval('devices'),
             },
         help="They ask for no code for a while.")
+    device = fields.Selection(
+        'get_devices', "Device", required=True, sort=False,
+        states={
+            'invisible': ~Eval('devices'),
+            },
+        help="The device to forget.")
     tokens = fields.Integer(
         "Tokens", readonly=True,
         states={
@@ -45,7 +51,8 @@ class SetupTOTPOverview(ModelView):
     def __setup__(cls):
         super().__setup__()
         # By default the clients keep the names for a day
-        cls.__rpc__['get_authenticators'] = RPC()
+        for name in ['get_authenticators', 'get_devices']:
+            cls.__rpc__[name] = RPC()
 
     @classmethod
     def get_authenticators(cls):
@@ -55,6 +62,16 @@ class SetupTOTPOverview(ModelView):
         return [
             (str(authenticator['number']), authenticator['name'])
             for authenticator in user.list_totp_authenticators()]
+
+    @classmethod
+    def get_devices(cls):
+        pool = Pool()
+        User = pool.get('res.user')
+        return User(Transaction().user).choose_totp_devices()
+
+    @classmethod
+    def default_device(cls):
+        return 'all'
 
 
 class SetupTOTPAuthenticator(ModelView):

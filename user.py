@@ -199,7 +199,7 @@ class SetupTOTP(ForgetfulWizard):
     def transition_forget(self):
         user = self._get_user()
         user.verify_totp_code(self.overview.code)
-        user.forget_totp_devices()
+        user.forget_chosen_totp_devices(self.overview.device)
         return 'overview'
 
     def default_token(self, fields):

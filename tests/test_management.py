@@ -162,7 +162,8 @@ class ManagementTestCase(TOTPTestCase):
                 ('open_reset_totp', 'wizard_reset_totp'),
                 ('open_invite_totp', 'wizard_invite_totp'),
                 ('open_remove_totp_authenticator',
-                    'wizard_remove_totp_authenticator')]:
+                    'wizard_remove_totp_authenticator'),
+                ('open_forget_totp_devices', 'wizard_forget_totp_devices')]:
             with self.transaction():
                 pool = Pool()
                 action = pool.get('ir.action').get_action_id(
@@ -204,6 +205,7 @@ class ViewTestCase(TOTPTestCase):
                 'totp_mandatory_from', 'totp_enabled', 'totp_authenticators',
                 'totp_failures', 'unlock_totp', 'open_reset_totp',
                 'open_invite_totp', 'open_remove_totp_authenticator',
+                'totp_remembered_devices', 'open_forget_totp_devices',
                 }, names(page))
 
     def test_labels(self):
