@@ -267,6 +267,22 @@ class AdministratorTestCase(ChosenTestCase):
                 self.choices(rpc, self.user_id), [ALL, *lines])
             self.assertEqual(rpc.model(START, 'get_devices', {}), [])
 
+    def test_button(self):
+        "Test that the button of the form opens the wizard"
+        with self.transaction():
+            pool = Pool()
+            action = pool.get('ir.action').get_action_id(
+                pool.get('ir.model.data').get_id(
+                    'authentication_totp', 'wizard_forget_totp_devices'))
+        self.assertEqual(
+            self.rpc.model(
+                'res.user', 'open_forget_totp_devices', [self.user_id]),
+            action)
+        # The button of a user without devices is hidden
+        with self.assertRaises(Refused):
+            self.rpc.model(
+                'res.user', 'open_forget_totp_devices', [self.admin_id])
+
     def test_read_only(self):
         "Test that the list can neither be set nor searched"
         for method, *args in [

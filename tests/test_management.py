@@ -162,8 +162,7 @@ class ManagementTestCase(TOTPTestCase):
                 ('open_reset_totp', 'wizard_reset_totp'),
                 ('open_invite_totp', 'wizard_invite_totp'),
                 ('open_remove_totp_authenticator',
-                    'wizard_remove_totp_authenticator'),
-                ('open_forget_totp_devices', 'wizard_forget_totp_devices')]:
+                    'wizard_remove_totp_authenticator')]:
             with self.transaction():
                 pool = Pool()
                 action = pool.get('ir.action').get_action_id(
