@@ -142,9 +142,10 @@ class LocaleTestCase(TOTPTestCase):
             Lang = pool.get('ir.lang')
             events = Event.create([{
                         'user': user_id, 'kind': kind,
-                        'time': dt.datetime(2033, 5, 18), 'actor': 1,
+                        'time': dt.datetime(2033, 5, 18), 'actor': actor,
                         'address': ADDRESS,
-                        } for kind, _ in Event.kind.selection])
+                        } for kind, _ in Event.kind.selection
+                    for actor in [1, None]])
             for lang in Lang.search([('code', 'in', self.languages)]):
                 texts = '\n'.join(
                     get_email('res.user.totp_event.email', event, [lang])[0]
