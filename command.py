@@ -45,7 +45,7 @@ examples:
 
 exit codes:
   0  it is done
-  1  it could not be done, or no key opens some secrets, and a line on the
+  1  it could not be done, or no key decrypts some secrets, and a line on the
      standard error says so
   2  the command was not called as it must be
 
@@ -221,7 +221,7 @@ def status(options):
     if unreadable:
         # The lines come first if both go to the same file
         sys.stdout.flush()
-        sys.exit(f"users with a secret that no key opens: {unreadable}")
+        sys.exit(f"users with a secret that no key decrypts: {unreadable}")
 
 
 def _status(User, login):
@@ -249,7 +249,7 @@ def _describe(user, unreadable):
     if user.totp_locked:
         text += ", locked"
     if unreadable:
-        text += ", no key opens the secret"
+        text += ", no key decrypts the secret"
     return text
 
 
@@ -260,7 +260,7 @@ def reset(options):
     _transact(
         options, lambda User: User.reset_totp(
             _find(User, options.login), tell=not options.quiet))
-    print(f'TOTP of "{options.login}" is reset')
+    print(f'TOTP was reset for "{options.login}"')
 
 
 def _reset_all(options):
@@ -281,7 +281,7 @@ def _reset_all(options):
 def _confirm(question):
     "Exit unless the user at the terminal agrees."
     if not sys.stdin.isatty():
-        sys.exit("there is no terminal to ask for confirmation: add --yes")
+        sys.exit("no terminal to ask for confirmation: add --yes")
     print(f"{question} [y/N] ", end='', file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in {'y', 'yes'}:
         sys.exit("nothing is reset")
@@ -290,14 +290,14 @@ def _confirm(question):
 def unlock(options):
     _transact(
         options, lambda User: User.unlock_totp(_find(User, options.login)))
-    print(f'TOTP of "{options.login}" is unlocked')
+    print(f'TOTP was unlocked for "{options.login}"')
 
 
 def reseal(options):
     if not settings.get('encryption_keys'):
         sys.exit(
             "[authentication_totp] encryption_keys is not set: "
-            "there is no key to seal with")
+            "there is no key to encrypt with")
     _transact(options, lambda User: User.drop_totp_token_files())
     users = _transact(options, lambda User: User.totp_owners())
     tokens = _transact(options, lambda User: User.totp_tokens())
@@ -308,13 +308,13 @@ def reseal(options):
     for name in [
             *(f'"{_line(login)}"' for login in logins),
             *(f'the token "{_line(serial)}"' for serial in serials)]:
-        print(f'no key opens the secret of {name}', file=sys.stderr)
+        print(f'no key decrypts the secret of {name}', file=sys.stderr)
     if failed := ", ".join(
-            f"{kind} with a secret that no key opens: {len(names)}"
+            f"{kind} with a secret that no key decrypts: {len(names)}"
             for kind, names in [("users", logins), ("tokens", serials)]
             if names):
         sys.exit(failed)
-    text = f"all secrets are sealed with the first key, users: {len(users)}"
+    text = f"all secrets are encrypted with the first key, users: {len(users)}"
     print(f"{text}, tokens: {len(tokens)}" if tokens else text)
 
 

@@ -319,7 +319,7 @@ class User(metaclass=PoolMeta):
             Event.record([self], 'reset')
             return
         generation, secrets = self._get_totp_secrets()
-        # Without its row the authenticator is dead, even if no key opens the
+        # Without its row the authenticator is dead, even if no key decrypts the
         # secrets
         if secrets and secrets.pop(number, None):
             self._put_totp_secrets(generation, secrets)
@@ -346,7 +346,7 @@ class User(metaclass=PoolMeta):
         """Seal the secrets of the tokens with the first key, where they are
         not yet.
 
-        Return the serial numbers of those that no key opens, which are left as
+        Return the serial numbers of those that no key decrypts, which are left as
         they are. What was read of files and not imported yet is removed.
         """
         pool = Pool()
@@ -370,7 +370,7 @@ class User(metaclass=PoolMeta):
         if count := Token.count_clear():
             notice.tell(
                 logger, "TOTP tokens whose secrets are stored in clear in the "
-                "database %s: %d; to seal them, run trytond_totp reseal",
+                "database %s: %d; to encrypt them, run trytond_totp reseal",
                 Transaction().database.name, count)
 
 

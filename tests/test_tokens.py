@@ -519,7 +519,7 @@ class AssignTestCase(TokensTestCase):
                 self.log_in(login)[1])
 
     def test_lost_unreadable(self):
-        "Test that a token dies even if no key opens the secrets"
+        "Test that a token dies even if no key decrypts the secrets"
         key = Fernet.generate_key().decode()
         self.set_keys(key)
         login, user_id = self.user(KEY)
@@ -932,6 +932,6 @@ class ResealTestCase(TokensTestCase):
                 'trytond.modules', logging.ERROR) as logs:
             Pool().get('res.user')._check_totp_sealed()
         self.assertIn(
-            "TOTP tokens whose secrets are stored in clear in the database "
-            f"{DB_NAME}: 4; to seal them, run trytond_totp reseal",
+            "TOTP tokens whose secrets are stored unencrypted in the database "
+            f"{DB_NAME}: 4; to encrypt them, run trytond_totp reseal",
             logs.output[-1])
