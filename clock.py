@@ -19,6 +19,11 @@ def today():
     return dt.datetime.fromtimestamp(now(), timezone.SERVER).date()
 
 
+def local(time):
+    "Return the time of a field DateTime in the time zone of the server."
+    return time.replace(tzinfo=timezone.UTC).astimezone(timezone.SERVER)
+
+
 def timestamp(time):
     "Return time, in seconds since the epoch, as the ORM stores it."
     return dt.datetime.fromtimestamp(time)

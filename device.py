@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 from sql import Null
 
+from trytond.i18n import gettext
 from trytond.model import Index, fields
 from trytond.pool import Pool, PoolMeta
 from trytond.transaction import Transaction, without_check_access
 
 from . import clock, settings
 from .afterwards import after_transaction
+from .exceptions import TOTPSetupError
 
 # Clients ask for the cookie of the device right after the login
 _RENEWAL = dt.timedelta(minutes=5)
@@ -354,6 +356,47 @@ class User(metaclass=PoolMeta):
         pool = Pool()
         Device = pool.get('res.user.device')
         return Device.remembered(self.id)
+
+    def describe_totp_devices(self):
+        """Return the id and a line of text of each device that skips the code.
+
+        There is none for whoever may not see the status of the user.
+        """
+        pool = Pool()
+        Lang = pool.get('ir.lang')
+        lang = Lang.get()
+        return [
+            (device.id, gettext(
+                    'authentication_totp.msg_totp_device_line',
+                    address=device.address or '?',
+                    first_seen=lang.strftime(
+                        clock.local(device.first_seen), '%x'),
+                    # Those of an office differ in nothing else
+                    last_used=lang.strftime(
+                        clock.local(device.last_used), '%x %H:%M')))
+            for device in self.totp_devices()]
+
+    def choose_totp_devices(self):
+        "Return the entries of a selection of one device, or of all."
+        return [
+            ('all', gettext('authentication_totp.msg_totp_all_devices')),
+            *((str(id_), line) for id_, line in self.describe_totp_devices())]
+
+    def forget_chosen_totp_devices(self, choice):
+        """Forget the device chosen, or all of them.
+
+        choice: the key of an entry of choose_totp_devices; what a client sent,
+            of any type
+        Raise as forget_totp_devices does, and TOTPSetupError if the user has
+        no such device.
+        """
+        ids = None
+        if choice != 'all':
+            ids = [d.id for d in self.totp_devices() if str(d.id) == choice]
+            if not ids:
+                raise TOTPSetupError(
+                    gettext('authentication_totp.msg_totp_no_device'))
+        self.forget_totp_devices(ids)
 
     def forget_totp_devices(self, ids=None):
         """Forget the devices of the user: their next login takes a code.

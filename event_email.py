@@ -22,6 +22,7 @@ from trytond.url import host, http_base, is_secure
 Advice = namedtuple('Advice', ['introduction', 'steps', 'end'])
 
 _CHANGE = Advice('unexpected', ['reset', 'change_password'], 'expected')
+_CHANGE_BY_OTHER = Advice('not_asked', ['tell'], 'expected')
 _ATTACK = Advice('not_you', ['change_password', 'tell'], 'you')
 _LOCK = Advice('attack', ['change_password', 'tell'], 'you_locked')
 _ADVICE = {
@@ -41,7 +42,7 @@ _ADVICE = {
     'renewed': _CHANGE,
     'locked': _LOCK,
     'device_locked': _LOCK,
-    'unlocked': Advice('not_asked', ['tell'], 'expected'),
+    'unlocked': _CHANGE_BY_OTHER,
     'devices_forgotten': _CHANGE,
     }
 _WIDTH = 72
@@ -119,10 +120,14 @@ class TOTPEventEmail(Report):
     @classmethod
     def _get_parts(cls, event):
         "Return the texts of the e-mail about the event by their name."
+        user = event.user
         advice = _ADVICE[event.kind]
+        if advice is _CHANGE and event.actor not in {user, None}:
+            advice = _CHANGE_BY_OTHER
         return {
             'text': _text(
-                event.kind, codes=event.user.totp_recovery_codes),
+                event.kind, codes=user.totp_recovery_codes,
+                authenticators=len(user.list_totp_authenticators())),
             'facts': cls._get_facts(event),
             'server': _text('server'),
             'links': cls._get_links(),

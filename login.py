@@ -183,7 +183,8 @@ class User(metaclass=PoolMeta):
             for user in cls._get_login_users(login, parameters):
                 if not user.totp_enabled:
                     try:
-                        return user._set_up_totp_in_dialog(parameters)
+                        return user._set_up_totp_in_dialog(
+                            login, parameters)
                     except TOTPUnreadableError as error:
                         cls._refuse_totp_code(login, parameters, error)
         code = parameters.get('totp_code')
@@ -269,7 +270,7 @@ class User(metaclass=PoolMeta):
         LoginAttempt = pool.get('res.user.login.attempt')
         LoginAttempt.add(login, device_cookie)
 
-    def _set_up_totp_in_dialog(self, parameters):
+    def _set_up_totp_in_dialog(self, login, parameters):
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
         code = parameters.get('totp_code')
@@ -292,9 +293,9 @@ class User(metaclass=PoolMeta):
         except TOTPUnreadableError:
             raise
         except (TOTPCodeError, TOTPSetupError) as error:
-            # Nothing else limits the guesses of a new key
-            self._add_login_attempt(
-                self.login, parameters.get('device_cookie'))
+            # Tryton's limit looks at the login as it was typed, which a
+            # directory may accept in other capitals
+            self._add_login_attempt(login, parameters.get('device_cookie'))
             message = error.message
             if not isinstance(error, TOTPCodeFormError):
                 message = gettext('authentication_totp.msg_totp_setup_wrong')

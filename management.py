@@ -7,10 +7,10 @@ from trytond.i18n import gettext
 from trytond.model import ModelView, fields
 from trytond.pool import Pool, PoolMeta
 from trytond.pyson import Eval, If
-from trytond.tools import timezone
 from trytond.transaction import Transaction, without_check_access
 from trytond.wizard import Button, StateTransition, StateView
 
+from . import clock
 from .checked import CheckedWizard
 
 
@@ -25,18 +25,27 @@ class User(metaclass=PoolMeta):
                 },
             help="The authenticators in use, one a line."),
         'get_totp_authenticators')
+    totp_remembered_devices = fields.Function(
+        fields.Text(
+            "Remembered Devices",
+            states={
+                'invisible': ~Eval('totp_remembered_devices'),
+                },
+            help="The devices that skip the code for a while, one a line."),
+        'get_totp_remembered_devices')
 
     @classmethod
     def __setup__(cls):
         super().__setup__()
-        for name, invisible in [
-                ('open_invite_totp', Eval('totp_enabled', False)),
-                ('open_remove_totp_authenticator',
-                    ~Eval('totp_enabled', False)),
-                ('open_reset_totp', ~Eval('totp_enabled', False)),
+        for name, field, shown in [
+                ('open_invite_totp', 'totp_enabled', False),
+                ('open_remove_totp_authenticator', 'totp_enabled', True),
+                ('open_forget_totp_devices', 'totp_remembered_devices', True),
+                ('open_reset_totp', 'totp_enabled', True),
                 ]:
             cls._buttons[name] = {
-                'invisible': invisible, 'depends': ['totp_enabled']}
+                'invisible': ~Eval(field) if shown else Eval(field, False),
+                'depends': [field]}
 
     @classmethod
     def view_attributes(cls):
@@ -61,6 +70,12 @@ class User(metaclass=PoolMeta):
                 line for _, line in cls(id_).describe_totp_authenticators())
         return described
 
+    @classmethod
+    def get_totp_remembered_devices(cls, users, name):
+        return {
+            u.id: '\n'.join(line for _, line in u.describe_totp_devices())
+            for u in users}
+
     @without_check_access
     def describe_totp_authenticators(self):
         """Return the number and a line of text of each authenticator.
@@ -73,9 +88,7 @@ class User(metaclass=PoolMeta):
 
         def day(time):
             if time:
-                return lang.strftime(time.replace(
-                        tzinfo=timezone.UTC).astimezone(
-                            timezone.SERVER).date())
+                return lang.strftime(clock.local(time).date())
 
         described = []
         for authenticator in self.list_totp_authenticators():
@@ -115,6 +128,11 @@ class User(metaclass=PoolMeta):
     @ModelView.button_action(
         'authentication_totp.wizard_remove_totp_authenticator')
     def open_remove_totp_authenticator(cls, users):
+        pass
+
+    @classmethod
+    @ModelView.button_action('authentication_totp.wizard_forget_totp_devices')
+    def open_forget_totp_devices(cls, users):
         pass
 
     @classmethod
@@ -158,17 +176,8 @@ class ManagersMixin:
         User.check_totp_management([])
 
 
-class RemoveTOTPAuthenticator(ManagersMixin, CheckedWizard):
-    "Take one of the authenticators away from the user selected"
-    __name__ = 'res.user.remove_totp_authenticator'
-
-    start = StateView(
-        'res.user.remove_totp_authenticator.start',
-        'authentication_totp.remove_totp_authenticator_start_view_form', [
-            Button("Cancel", 'end', 'tryton-cancel', default=True),
-            Button("Remove", 'remove', 'tryton-ok'),
-            ])
-    remove = StateTransition()
+class SelectedUserMixin(ManagersMixin):
+    "What administrators do to the user whom they select"
 
     @property
     def user(self):
@@ -181,6 +190,19 @@ class RemoveTOTPAuthenticator(ManagersMixin, CheckedWizard):
     def default_start(self, fields):
         return {'user': self.user.id}
 
+
+class RemoveTOTPAuthenticator(SelectedUserMixin, CheckedWizard):
+    "Take one of the authenticators away from the user selected"
+    __name__ = 'res.user.remove_totp_authenticator'
+
+    start = StateView(
+        'res.user.remove_totp_authenticator.start',
+        'authentication_totp.remove_totp_authenticator_start_view_form', [
+            Button("Cancel", 'end', 'tryton-cancel', default=True),
+            Button("Remove", 'remove', 'tryton-ok'),
+            ])
+    remove = StateTransition()
+
     def transition_remove(self):
         pool = Pool()
         User = pool.get('res.user')
@@ -189,6 +211,52 @@ class RemoveTOTPAuthenticator(ManagersMixin, CheckedWizard):
         except (TypeError, ValueError, OverflowError):
             number = None
         User.remove_totp_authenticator_of(self.user, number)
+        return 'end'
+
+
+class ForgetTOTPDevicesStart(ModelView):
+    __name__ = 'res.user.forget_totp_devices.start'
+    __string__ = "Forget Devices"
+
+    user = fields.Many2One(
+        'res.user', "User", readonly=True,
+        help="The user whose devices are forgotten.")
+    device = fields.Selection(
+        'get_devices', "Device", required=True, sort=False,
+        help="Its next login asks for a code again.")
+
+    @classmethod
+    def default_device(cls):
+        return 'all'
+
+    @fields.depends('user')
+    def get_devices(self):
+        pool = Pool()
+        User = pool.get('res.user')
+        if not self.user:
+            return []
+        User.check_totp_management([self.user])
+        return self.user.choose_totp_devices()
+
+
+class ForgetTOTPDevices(SelectedUserMixin, CheckedWizard):
+    """Forget one or all of the remembered devices of the user selected
+
+    Administrators may use it on their own account too: it gives access to
+    nothing, it only lets logins ask for a code again.
+    """
+    __name__ = 'res.user.forget_totp_devices'
+
+    start = StateView(
+        'res.user.forget_totp_devices.start',
+        'authentication_totp.forget_totp_devices_start_view_form', [
+            Button("Cancel", 'end', 'tryton-cancel', default=True),
+            Button("Forget", 'forget', 'tryton-ok'),
+            ])
+    forget = StateTransition()
+
+    def transition_forget(self):
+        self.user.forget_chosen_totp_devices(self.start.device)
         return 'end'
 
 

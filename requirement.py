@@ -4,7 +4,7 @@
 "For whom TOTP is required"
 
 import logging
-from functools import partial
+from contextlib import contextmanager
 
 from sql import Literal, Null
 from sql.conditionals import Case, Coalesce
@@ -14,7 +14,7 @@ from trytond.i18n import gettext
 from trytond.model import ModelSingleton, ModelSQL, fields
 from trytond.pool import Pool, PoolMeta
 from trytond.pyson import Eval
-from trytond.transaction import Transaction
+from trytond.transaction import Transaction, without_check_access
 
 from . import authentications, clock
 from .exceptions import TOTPRequiredWarning
@@ -23,6 +23,11 @@ logger = logging.getLogger(__name__)
 
 # The name of the group of administrators before Tryton 8.2
 _GROUP = "Administration"
+# By which fields of a user or a group TOTP may be required of somebody
+_USER_FIELDS = {
+    'totp_required', 'totp_required_from', 'groups', 'administrator'}
+_GROUP_FIELDS = {
+    'totp_required', 'totp_required_from', 'users', 'parent', 'active'}
 # How many users a warning names
 _NAMES = 5
 
@@ -144,59 +149,94 @@ class User(metaclass=PoolMeta):
         return list(users)
 
     @classmethod
-    def on_modification(cls, mode, users, field_names=None):
-        super().on_modification(mode, users, field_names=field_names)
-        if _is_set(mode, field_names):
-            ids = [u.id for u in users]
-            cls.warn_of_required_totp(
-                [u for u in users if u.totp_required],
-                lambda table: fields.SQL_OPERATORS['in'](table.id, ids)
-                & (table.totp_required == Literal(True)))
+    def create(cls, vlist):
+        users = super().create(vlist)
+        cls._warn_of_required_totp(cls._required_without_totp(users))
+        return users
 
     @classmethod
-    def warn_of_required_totp(cls, records, condition):
-        """Warn the user of the transaction of whom the requirement reaches
-        without TOTP, as far as this user may see it.
+    def write(cls, users, values, *args):
+        with cls.warning_of_required_totp(
+                _USER_FIELDS, values, *args[1::2],
+                users=[u for users_ in (users, *args[::2]) for u in users_]):
+            super().write(users, values, *args)
 
-        records: the users or groups for which TOTP is required
-        condition: a function of the table of the users
+    @classmethod
+    @contextmanager
+    def warning_of_required_totp(cls, names, *values, users=None):
+        """Warn the user of the transaction if what is done within requires
+        TOTP of users without an authenticator.
+
+        names: of the fields by which it may do so
+        values: dictionaries of the fields that it sets
+        users: those who may be concerned, all by default
         """
-        pool = Pool()
-        Lang = pool.get('ir.lang')
-        Warning = pool.get('res.user.warning')
-        actor = Transaction().user
-        if not records or not actor:
+        if all(names.isdisjoint(values_) for values_ in values):
+            yield
             return
+        before = cls._required_without_totp(users)
+        yield
+        cls._warn_of_required_totp({
+                id_: day
+                for id_, day in cls._required_without_totp(users).items()
+                if id_ not in before or day < before[id_]})
+
+    @classmethod
+    def _required_without_totp(cls, users=None):
+        """Return from which day on TOTP is required, today at the earliest,
+        by the id of each user who has not set it up, as far as the user of the
+        transaction may see it. This user comes first.
+
+        users: the users whom to return, all by default
+        """
+        actor = Transaction().user
+        if not actor:
+            return {}
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
+        where = ((table.active == Literal(True))
+            & (table.totp_secret == Null)
+            & cls._is_totp_visible(table)
+            & (_requires(table) | cls._is_in_totp_group(table, _requires)))
+        if users is not None:
+            where &= fields.SQL_OPERATORS['in'](
+                table.id, [u.id for u in users])
         cursor.execute(*table.select(
-                table.id, table.name, table.login,
-                where=(table.active == Literal(True))
-                & (table.totp_secret == Null)
-                & cls._is_totp_visible(table)
-                & condition(table),
+                table.id, where=where,
                 order_by=[
                     Case((table.id == actor, 0), else_=1), table.name,
                     table.id]))
-        names = [name or login for _, name, login in cursor]
-        warning = Warning.format('totp_required', records)
-        if not names or not Warning.check(warning):
-            return
+        ids = [id_ for id_, in cursor]
+        days = cls.get_totp_mandatory_from(
+            cls.browse(ids), 'totp_mandatory_from')
         today = clock.today()
-        day = min(r.totp_required_from or today for r in records)
+        return {id_: max(days[id_], today) for id_ in ids}
+
+    @classmethod
+    def _warn_of_required_totp(cls, days):
+        "Warn of the users, by the id of whom days holds the day."
+        pool = Pool()
+        Lang = pool.get('ir.lang')
+        Warning = pool.get('res.user.warning')
+        users = cls.browse(list(days))
+        warning = Warning.format('totp_required', users)
+        if not users or not Warning.check(warning):
+            return
+        day = min(days.values())
         message, description = 'msg_totp_required_now', ''
-        if day > today:
+        if day > clock.today():
             message = 'msg_totp_required_later'
         options = authentications.options('totp')
         if options is not None:
             description = gettext('authentication_totp.' + (
                     'msg_totp_required_set_up' if 'setup_totp' in options
                     else 'msg_totp_required_locked_out'))
+        with without_check_access():
+            names = [u.name or u.login for u in users[:_NAMES]]
         raise TOTPRequiredWarning(warning, gettext(
                 f'authentication_totp.{message}',
-                day=Lang.get().strftime(day), count=len(names),
-                names=', '.join(
-                    names[:_NAMES] + ['…'] * (len(names) > _NAMES))),
+                day=Lang.get().strftime(day), count=len(users),
+                names=', '.join(names + ['…'] * (len(users) > _NAMES))),
             description)
 
 
@@ -226,18 +266,27 @@ class Group(metaclass=PoolMeta):
             Administrators.remember()
 
     @classmethod
+    def create(cls, vlist):
+        pool = Pool()
+        User = pool.get('res.user')
+        with User.warning_of_required_totp(_GROUP_FIELDS, *vlist):
+            return super().create(vlist)
+
+    @classmethod
+    def write(cls, groups, values, *args):
+        pool = Pool()
+        User = pool.get('res.user')
+        with User.warning_of_required_totp(
+                _GROUP_FIELDS, values, *args[1::2]):
+            super().write(groups, values, *args)
+
+    @classmethod
     def on_modification(cls, mode, groups, field_names=None):
         pool = Pool()
         Administrators = pool.get('res.user.totp_administrators')
-        User = pool.get('res.user')
         super().on_modification(mode, groups, field_names=field_names)
         if mode == 'write' and not _administrator_is_flag():
             Administrators.remember()
-        if _is_set(mode, field_names):
-            required = [g for g in groups if g.totp_required and g.active]
-            User.warn_of_required_totp(
-                required, partial(User._is_in_totp_group, condition=partial(
-                        _is_one_of, ids=[g.id for g in required])))
 
 
 class Administrators(ModelSingleton, ModelSQL):
@@ -324,19 +373,13 @@ def _administrator_is_flag():
     return hasattr(User, 'administrator')
 
 
+def _requires(table):
+    "Return the condition that the user or group itself requires TOTP once."
+    return table.totp_required == Literal(True)
+
+
 def _is_in_force(table):
     "Return the condition that the user or group itself requires TOTP today."
-    return (table.totp_required == Literal(True)) & (
+    return _requires(table) & (
         (table.totp_required_from == Null)
         | (table.totp_required_from <= clock.today()))
-
-
-def _is_one_of(table, ids):
-    return fields.SQL_OPERATORS['in'](table.id, ids)
-
-
-def _is_set(mode, field_names):
-    "Return whether what is modified may require TOTP."
-    names = {'totp_required', 'totp_required_from'}
-    return mode != 'delete' and (
-        field_names is None or bool(names & set(field_names)))

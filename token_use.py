@@ -262,12 +262,12 @@ class User(metaclass=PoolMeta):
         generation, _ = self._get_totp_secrets()
         Token.bind(match, generation)
 
-    def _set_up_totp_in_dialog(self, parameters):
+    def _set_up_totp_in_dialog(self, login, parameters):
         pool = Pool()
         Token = pool.get('res.user.totp_token')
         serials = self.get_totp_tokens()
         if not serials:
-            return super()._set_up_totp_in_dialog(parameters)
+            return super()._set_up_totp_in_dialog(login, parameters)
         code = parameters.get('totp_code')
         if totp.is_blank(code):
             if 'totp_code' in parameters and self._has_alternative():

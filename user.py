@@ -1,14 +1,13 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
+"The wizard where users look after their own TOTP"
 
 import logging
 
 from trytond.i18n import gettext
-from trytond.model import ModelView, fields
 from trytond.pool import Pool
 from trytond.pyson import Eval
-from trytond.rpc import RPC
 from trytond.tools import slugify
 from trytond.transaction import Transaction
 from trytond.wizard import Button, StateTransition, StateView
@@ -26,184 +25,6 @@ except ImportError:
 logger = logging.getLogger(__name__)
 
 hide_arguments('res.user.setup_totp')
-
-
-class SetupTOTPOverview(ModelView):
-    __name__ = 'res.user.setup_totp.overview'
-    __string__ = "Set up TOTP"
-
-    authenticators = fields.One2Many(
-        'res.user.setup_totp.authenticator', None, "Authenticators",
-        readonly=True, help="Each of them makes codes for you to log in.")
-    recovery_codes = fields.Integer(
-        "Recovery Codes Left", readonly=True,
-        help="How many recovery codes you have not used yet.")
-    code = fields.Char(
-        "Code", strip=False,
-        help="The code from your authenticator, or a recovery code.")
-    devices = fields.One2Many(
-        'res.user.setup_totp.device', None, "Remembered Devices",
-        readonly=True,
-        states={
-            'invisible': ~Eval('devices'),
-            },
-        help="They ask for no code for a while.")
-    tokens = fields.Integer(
-        "Tokens", readonly=True,
-        states={
-            'invisible': True,
-            })
-    authenticator = fields.Selection(
-        'get_authenticators', "Authenticator",
-        help="The authenticator to rename or remove.")
-    name = fields.Char(
-        "New Name", help="The name to give it, for example of your phone.")
-
-    @classmethod
-    def __setup__(cls):
-        super().__setup__()
-        # By default the clients keep the names for a day
-        cls.__rpc__['get_authenticators'] = RPC()
-
-    @classmethod
-    def get_authenticators(cls):
-        pool = Pool()
-        User = pool.get('res.user')
-        user = User(Transaction().user)
-        return [
-            (str(authenticator['number']), authenticator['name'])
-            for authenticator in user.list_totp_authenticators()]
-
-
-class SetupTOTPAuthenticator(ModelView):
-    __name__ = 'res.user.setup_totp.authenticator'
-    __string__ = "Authenticator"
-
-    name = fields.Char("Name", readonly=True)
-    since = fields.DateTime("Since", readonly=True)
-    last_used = fields.DateTime("Last Used", readonly=True)
-
-
-class SetupTOTPDevice(ModelView):
-    __name__ = 'res.user.setup_totp.device'
-    __string__ = "Remembered Device"
-
-    first_seen = fields.DateTime("First Seen", readonly=True)
-    last_used = fields.DateTime("Last Used", readonly=True)
-    address = fields.Char("Address", readonly=True)
-
-
-class SetupTOTPToken(ModelView):
-    __name__ = 'res.user.setup_totp.token'
-    __string__ = "Add Token"
-
-    serial = fields.Char(
-        "Serial Number", required=True, help="It is printed on the token.")
-    code = fields.Char(
-        "Code of the Token", required=True, strip=False,
-        help="The code that the token shows.")
-    enabled = fields.Boolean(
-        "Enabled", readonly=True,
-        states={
-            'invisible': True,
-            })
-    current_code = fields.Char(
-        "Code of Now", strip=False,
-        states={
-            'invisible': ~Eval('enabled', False),
-            'required': Eval('enabled', False),
-            },
-        help="A code from an authenticator that you already have, or a "
-        "recovery code.")
-
-
-class SetupTOTPStart(ModelView):
-    __name__ = 'res.user.setup_totp.start'
-    __string__ = "Set up TOTP"
-
-    required_from = fields.Date(
-        "Required From", readonly=True,
-        states={
-            'invisible': ~Eval('required_from'),
-            },
-        help="From this day on you cannot log in without TOTP.")
-    again = fields.Boolean(
-        "Again", readonly=True,
-        states={
-            'invisible': True,
-            })
-    secret_qr_code = fields.Binary(
-        "QR Code", readonly=True,
-        states={
-            'invisible': ~Eval('secret_qr_code'),
-            },
-        help="Scan it with the authenticator on your phone.")
-    code = fields.Char(
-        "Code", required=True, strip=False,
-        help="The code that your authenticator shows for the new entry.")
-    name = fields.Char(
-        "Name", help="The name of this authenticator, for example of your "
-        "phone.")
-    secret = fields.Char(
-        "Key", readonly=True,
-        help="Type it into the authenticator if you cannot scan the QR code. "
-        "If it is refused, leave the spaces out.")
-    parameters = fields.Char(
-        "Settings", readonly=True,
-        states={
-            'invisible': ~Eval('parameters'),
-            },
-        help="Choose them in the authenticator if you type the key.")
-    secret_uri = fields.Char(
-        "URI", readonly=True,
-        help="What the QR code says. Paste it into an authenticator that "
-        "takes no picture.")
-    account = fields.Char(
-        "Account", readonly=True,
-        help="The name of the account in your authenticator.")
-    issuer = fields.Char(
-        "Issuer", readonly=True,
-        help="The name of the service in your authenticator.")
-
-    @classmethod
-    def view_attributes(cls):
-        return super().view_attributes() + [
-            ('/form/label[@id="again"]', 'states', {
-                    'invisible': ~Eval('again'),
-                    }),
-            ]
-
-
-class SetupTOTPDone(ModelView):
-    __name__ = 'res.user.setup_totp.done'
-    __string__ = "Recovery Codes"
-
-    # The client sends all of it back. It must be short: trytond answers a
-    # compressed request of an ended session with an error, and the desktop
-    # client compresses more than 1400 bytes.
-    recovery_codes = fields.Text(
-        "Recovery Codes", readonly=True,
-        states={
-            'invisible': ~Eval('recovery_codes'),
-            },
-        help="Each can be used once instead of a code.")
-    recovery_codes_file = fields.Binary(
-        "Download", filename='recovery_codes_name', readonly=True,
-        states={
-            'invisible': ~Eval('recovery_codes'),
-            },
-        help="The same codes as a text file, to save or to print.")
-    recovery_codes_name = fields.Char(
-        "File Name", readonly=True,
-        states={
-            'invisible': True,
-            })
-    saved = fields.Boolean(
-        "I have saved them",
-        states={
-            'invisible': ~Eval('recovery_codes'),
-            },
-        help="They are not shown again.")
 
 
 class SetupTOTP(ForgetfulWizard):
@@ -378,7 +199,7 @@ class SetupTOTP(ForgetfulWizard):
     def transition_forget(self):
         user = self._get_user()
         user.verify_totp_code(self.overview.code)
-        user.forget_totp_devices()
+        user.forget_chosen_totp_devices(self.overview.device)
         return 'overview'
 
     def default_token(self, fields):

@@ -152,6 +152,7 @@ def arguments(record):
         'fields_get': [],
         'fields_view_get': [None, 'form'],
         'get_authenticators': [{'user': record.id}],
+        'get_devices': [{'user': record.id}],
         'history_revisions': [ids],
         'import_data': [
             ['id', *fields],
@@ -160,6 +161,7 @@ def arguments(record):
         'on_change_notify': [{'id': record.id}],
         'on_change_with': [{'id': record.id}, fields],
         'on_scan_code': [{'id': record.id}, 'x'],
+        'open_forget_totp_devices': [ids],
         'open_invite_totp': [ids],
         'open_remove_totp_authenticator': [ids],
         'open_reset_totp': [ids],

@@ -57,6 +57,7 @@ EXTENDED = {
 # What wizards show and nothing stores
 VIEWS = {
     'res.user.assign_totp_token.start',
+    'res.user.forget_totp_devices.start',
     'res.user.import_totp_tokens.done',
     'res.user.import_totp_tokens.line',
     'res.user.import_totp_tokens.preview',
@@ -84,9 +85,11 @@ STORED_VIEW_RPC = VIEW_RPC | {
     'search_count', 'search_read', 'write'}
 RPC_METHODS = {
     **dict.fromkeys(VIEWS, VIEW_RPC),
+    'res.user.forget_totp_devices.start': VIEW_RPC | {'get_devices'},
     'res.user.remove_totp_authenticator.start': VIEW_RPC | {
         'get_authenticators'},
-    'res.user.setup_totp.overview': VIEW_RPC | {'get_authenticators'},
+    'res.user.setup_totp.overview': VIEW_RPC | {
+        'get_authenticators', 'get_devices'},
     **dict.fromkeys(STORED, MODEL_RPC),
     EVENT: STORED_VIEW_RPC,
     TOKEN: STORED_VIEW_RPC,
@@ -427,6 +430,7 @@ class TableTestCase(DoorsTestCase):
             self.assertEqual(
                 {n for n in pool.get(USER).__rpc__ if 'totp' in n},
                 {'unlock_totp', 'open_invite_totp',
+                    'open_forget_totp_devices',
                     'open_remove_totp_authenticator', 'open_reset_totp'})
 
     def test_ways(self):

@@ -12,7 +12,8 @@ from trytond.tests.test_tryton import DB_NAME
 from trytond.wsgi import NumProxyFix, app
 
 from .mail import MailTestCase
-from .tools import ADDRESS, KEY, PASSWORD, RPC
+from .tools import (
+    ADDRESS, KEY, OTHER_KEY, PASSWORD, RPC, right_code, secret_from)
 
 
 class EmailsTestCase(MailTestCase):
@@ -59,6 +60,85 @@ class EmailsTestCase(MailTestCase):
             self.assertRegex(text, '[Dd]evice')
             self.assertRegex(text, '[Rr]ecovery code')
         self.assertNotIn("except on devices", device)
+
+    def text_about(self, subject):
+        "The text of the e-mail with the subject, among those that came"
+        self.received()
+        self.messages = [
+            message for message in self.messages
+            if subject in message['Subject']]
+        return self.text()
+
+    def test_authenticator_removed(self):
+        "Test that it says how many authenticators are left, and who did it"
+        _, admin_id = self.user(administrator=True)
+        _, user_id = self.user(KEY)
+        for _ in range(2):
+            self.now += 30
+            self.add_authenticator(user_id)
+        self.now += 30
+        self.received()
+        for by, left in [(user_id, 2), (admin_id, 1)]:
+            with self.transaction(by):
+                User = Pool().get('res.user')
+                if by == user_id:
+                    User(user_id).remove_totp_authenticator(2, self.code())
+                else:
+                    User.remove_totp_authenticator_of(User(user_id), 3)
+            text = self.text_about("An authenticator was removed")
+            self.assertIn(f"Authenticators left: {left}", text)
+            self.assertIn("logged out everywhere", text)
+            self.assertEqual(
+                "somebody else may be using your account" in text, by == user_id)
+            self.assertEqual(
+                "If you did not ask for this" in text, by == admin_id)
+            self.now += 3600
+
+    def test_last_authenticator_removed(self):
+        "Test that it does not say that there are others where none is left"
+        _, admin_id = self.user(administrator=True)
+        _, user_id = self.user()
+        with self.transaction():
+            pool = Pool()
+            Token = pool.get('res.user.totp_token')
+            user = pool.get('res.user')(user_id)
+            Token.store([
+                    (f'T{user_id}-{number}', secret_from(key))
+                    for number, key in enumerate([KEY, OTHER_KEY])])
+            tokens = Token.search([('serial', 'like', f'T{user_id}-%')])
+            Token.assign(tokens, user)
+            ids = [token.id for token in tokens]
+        with self.transaction(user_id):
+            user = Pool().get('res.user')(user_id)
+            user.add_totp_token(f'T{user_id}-0', self.code())
+            self.now += 30
+            user.add_totp_token(
+                f'T{user_id}-1', right_code(OTHER_KEY, self.now),
+                current_code=self.code())
+        self.received()
+        with self.transaction(admin_id):
+            Token = Pool().get('res.user.totp_token')
+            Token.lose(Token.browse(ids))
+        text = self.text_about("An authenticator was removed")
+        self.assertIn("Authenticators left: 0", text)
+        self.assertNotIn("other authenticators", text)
+        self.assertEqual(
+            self.events(user_id)[-2:], ['authenticator_removed', 'reset'])
+
+    def test_devices_forgotten(self):
+        "Test that what an administrator did is not called an attack"
+        _, admin_id = self.user(administrator=True)
+        _, user_id = self.user(KEY)
+        for by in [user_id, admin_id]:
+            self.received()
+            with self.transaction(user_id):
+                Pool().get('res.user.device').renew(None)
+            with self.transaction(by):
+                Pool().get('res.user')(user_id).forget_totp_devices()
+            text = self.text_about("Remembered devices were forgotten")
+            self.assertEqual(
+                "somebody else may be using your account" in text, by == user_id)
+            self.now += 3600
 
     def test_newline(self):
         "Test that an address that holds a newline loses no other e-mail"

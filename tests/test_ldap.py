@@ -158,6 +158,36 @@ class DirectoryTestCase(TOTPTestCase):
                 self.answer(typed, right_code(key, self.now)), user_id)
             self.now += 30
 
+    def test_setup_totp_wrong(self):
+        "Test that wrong codes count for the login typed, as core counts"
+        self.set_config(
+            'session', 'authentications', 'directory+totp?setup_totp')
+        login, _ = self.user()
+        for typed, other in [
+                (login, login.upper()), (login.upper(), login)]:
+            with self.subTest(typed=typed):
+                self.forget_attempts()
+                self.answer(typed)
+                for _ in range(3):
+                    self.answer(typed, '000000')
+                self.assertEqual(
+                    (self.attempts(typed), self.attempts(other)), (3, 0))
+
+    def test_setup_totp_limit(self):
+        "Test that core's limit ends them, and does not shut the owner out"
+        self.set_config(
+            'session', 'authentications', 'directory+totp?setup_totp')
+        self.set_config('session', 'max_attempt', '5')
+        login, user_id = self.user()
+        typed = login.upper()
+        self.answer(typed)
+        answers = [self.answer(typed, '000000') for _ in range(7)]
+        self.assertNotIn(429, answers[:6])
+        self.assertEqual(answers[6], 429)
+        key, = KEY_SHOWN.findall(self.answer(login))
+        self.assertEqual(
+            self.answer(login, right_code(key, self.now)), user_id)
+
     def test_setup_totp_enrolled(self):
         "Test that no key is shown to a user who has TOTP"
         self.set_config(

@@ -142,9 +142,10 @@ class LocaleTestCase(TOTPTestCase):
             Email = pool.get('res.user.totp_event.email', type='report')
             events = Event.create([{
                         'user': user_id, 'kind': kind,
-                        'time': dt.datetime(2033, 5, 18), 'actor': 1,
+                        'time': dt.datetime(2033, 5, 18), 'actor': actor,
                         'address': ADDRESS, 'authenticator': "Tablet",
                         } for kind, _ in Event.kind.selection
+                    for actor in [1, None]
                     # Nobody is told of it
                     if kind != 'resealed'])
             user = User(user_id)

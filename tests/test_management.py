@@ -204,6 +204,7 @@ class ViewTestCase(TOTPTestCase):
                 'totp_mandatory_from', 'totp_enabled', 'totp_authenticators',
                 'totp_failures', 'unlock_totp', 'open_reset_totp',
                 'open_invite_totp', 'open_remove_totp_authenticator',
+                'totp_remembered_devices', 'open_forget_totp_devices',
                 }, names(page))
 
     def test_labels(self):

@@ -6,6 +6,8 @@ import datetime as dt
 from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
+from sql import Null
+
 from trytond.pool import Pool
 from trytond.pyson import PYSONDecoder
 from trytond.tools import timezone
@@ -440,6 +442,174 @@ class WarningTestCase(RequiredTestCase):
                     'res.group', 'write', [self.group], values)[1])
         else:
             self.rpc.model('res.group', 'write', [self.group], values)
+
+    def assertWarnedOnce(self, expected, model, method, *args):
+        "Check who are warned of, and that whoever agrees is warned no more"
+        name, message, _ = self.assertWarned(model, method, *args)
+        self.assertIn(f"({len(expected)}): {', '.join(expected)}.", message)
+        self.rpc.model('res.user.warning', 'skip', name)
+        return self.rpc.model(model, method, *args)
+
+    def without_administrators(self):
+        "Let the administrators of other tests have TOTP, whom a group reaches"
+        with self.transaction() as transaction:
+            table = Pool().get('res.user').__table__()
+            transaction.connection.cursor().execute(*table.update(
+                    [table.totp_secret], ['x'],
+                    where=(table.totp_secret == Null)
+                    & ~table.login.like(f'{self._testMethodName}-%')))
+
+    def test_members_of_user(self):
+        "Test that adding a user to a group of whom TOTP is required warns"
+        self.without_administrators()
+        self.require(None)
+        for group in [self.group, self.subgroup]:
+            login, user_id = self.user()
+            for operation in [('add', [group]), ('remove', [group])]:
+                values = {'groups': [operation]}
+                if operation[0] == 'add':
+                    self.assertWarnedOnce(
+                        [login], 'res.user', 'write', [user_id], values)
+                    self.assertEqual(self.mandatory(user_id), (True, TODAY))
+                    # It is no news
+                    self.rpc.model('res.user', 'write', [user_id], {
+                            'totp_required': True})
+                    self.rpc.model('res.user', 'write', [user_id], {
+                            'totp_required': False})
+                else:
+                    self.rpc.model('res.user', 'write', [user_id], values)
+        _, enrolled = self.user(KEY)
+        self.rpc.model('res.user', 'write', [enrolled], {
+                'groups': [('add', [self.group])]})
+
+    def test_members_of_group(self):
+        "Test that adding users to such a group warns of these, not of others"
+        self.without_administrators()
+        self.member()
+        self.require(TOMORROW)
+        _, enrolled = self.user(KEY)
+        (first, first_id), (second, second_id), (third, third_id) = (
+            self.user() for _ in range(3))
+        _, message, _ = self.assertWarned('res.group', 'write', [self.group], {
+                'users': [('add', [first_id])]})
+        self.assertEqual(
+            message, "From 05/19/2033 on, TOTP is required for users who "
+            f"have not set it up (1): {first}.")
+        self.assertWarnedOnce(
+            [first, second], 'res.group', 'write', [self.group],
+            {'users': [('add', [first_id, second_id, enrolled])]})
+        self.assertWarnedOnce(
+            [third], 'res.group', 'write', [self.subgroup],
+            {'users': [('add', [third_id])]})
+        self.assertEqual(self.mandatory(third_id), (False, TOMORROW))
+        self.rpc.model('res.group', 'write', [self.group], {
+                'users': [('remove', [first_id])]})
+
+    def test_members_actor(self):
+        "Test that the actor comes first"
+        if self.boolean:
+            self.skipTest("administrators are required already")
+        self.without_administrators()
+        self.require(None)
+        other, other_id = self.user()
+        login, user_id = self.user(administrator=True)
+        self.rpc = self.client(login)
+        self.assertWarnedOnce(
+            [login, other], 'res.group', 'write', [self.group],
+            {'users': [('add', [other_id, user_id])]})
+
+    def test_members_at_once(self):
+        "Test that what requires TOTP in two ways warns once"
+        self.without_administrators()
+        self.require(TOMORROW)
+        login, user_id = self.user()
+        self.assertWarnedOnce(
+            [login], 'res.user', 'write', [user_id],
+            {'totp_required': True, 'groups': [('add', [self.group])]})
+        other, other_id = self.user()
+        # The day comes nearer for the one, the other one is new
+        name, message, _ = self.assertWarned(
+            'res.group', 'write', [self.group], {
+                'totp_required': True, 'totp_required_from': TODAY,
+                'users': [('add', [other_id])]})
+        self.assertIn(f"TOTP is now required for users who have not set it up "
+            f"(1): {other}.", message)
+        self.rpc.model('res.user.warning', 'skip', name)
+        self.rpc.model('res.group', 'write', [self.group], {
+                'totp_required': True, 'totp_required_from': TODAY,
+                'users': [('add', [other_id])]})
+
+    def test_members_earlier(self):
+        "Test that a day that comes nearer warns, and a later one does not"
+        self.without_administrators()
+        self.require(TOMORROW)
+        login, user_id = self.member()
+        for day in [TODAY + 3 * DAY, TOMORROW]:
+            self.rpc.model('res.user', 'write', [user_id], {
+                    'totp_required': True, 'totp_required_from': day})
+        self.assertWarnedOnce(
+            [login], 'res.group', 'write', [self.group],
+            {'totp_required_from': None})
+
+    def test_members_of_new(self):
+        "Test that new members of a new group or user warn"
+        self.without_administrators()
+        self.require(None)
+        login, user_id = self.user()
+        self.assertWarnedOnce(
+            [login], 'res.group', 'create', [{
+                    'name': f'{self.id()} new', 'parent': self.group,
+                    'users': [('add', [user_id])]}])
+        login = f'{self._testMethodName}-new'
+        self.assertWarnedOnce(
+            [login], 'res.user', 'create', [{
+                    'name': login, 'login': login,
+                    'groups': [('add', [self.group])]}])
+
+    def test_members_of_subgroup(self):
+        "Test that a group which becomes a subgroup warns of its members"
+        self.without_administrators()
+        self.require(None)
+        self.write('res.group', [self.subgroup], parent=None)
+        login, user_id = self.member(self.subgroup)
+        self.assertWarnedOnce(
+            [login], 'res.group', 'write', [self.subgroup],
+            {'parent': self.group})
+
+    def test_members_of_other(self):
+        "Test that no other group warns"
+        self.without_administrators()
+        _, user_id = self.user()
+        self.rpc.model('res.user', 'write', [user_id], {
+                'groups': [('add', [self.group])]})
+        self.rpc.model('res.group', 'write', [self.group], {
+                'users': [('remove', [user_id])]})
+        self.require(None)
+        self.write('res.group', [self.group], active=False)
+        self.rpc.model('res.user', 'write', [user_id], {
+                'groups': [('add', [self.group])]})
+        self.assertEqual(self.mandatory(user_id), (False, None))
+        self.assertWarnedOnce(
+            [f'{self._testMethodName}-1'], 'res.group', 'write', [self.group],
+            {'active': True})
+
+    def test_new_administrator(self):
+        "Test that who becomes an administrator is warned of, if it requires"
+        if not self.boolean:
+            self.skipTest("administrators are a group")
+        self.without_administrators()
+        self.require(None)
+        login, user_id = self.user()
+        self.assertWarnedOnce(
+            [login], 'res.user', 'write', [user_id], {'administrator': True})
+
+    def test_create_once(self):
+        "Test that whoever agrees to a new user creates it"
+        login = f'{self._testMethodName}-new'
+        user_id, = self.assertWarnedOnce(
+            [login], 'res.user', 'create', [{
+                    'name': login, 'login': login, 'totp_required': True}])
+        self.assertEqual(self.mandatory(user_id), (True, TODAY))
 
     def test_policy(self):
         "Test that the warning says what happens under the policy"

@@ -1,0 +1,383 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+
+from unittest.mock import patch
+from zoneinfo import ZoneInfo
+
+from trytond import security
+from trytond.pool import Pool
+from trytond.pyson import PYSONDecoder
+from trytond.tests.test_tryton import DB_NAME
+from trytond.tools import timezone
+
+from .test_devices import DEVICE, DevicesTestCase
+from .tools import ADDRESS, BLANK, KEY, PASSWORD, WRONG, Refused
+
+OVERVIEW = 'res.user.setup_totp.overview'
+PREFIX = 'wizard.res.user.forget_totp_devices'
+START = 'res.user.forget_totp_devices.start'
+ALL = ['all', "All devices"]
+GONE = "This device is no longer remembered."
+
+
+class ChosenTestCase(DevicesTestCase):
+    "A user with two remembered devices, and another one with one"
+
+    def setUp(self):
+        super().setUp()
+        self.other, self.other_id = self.user(KEY)
+        self.other_cookie = self.remember(self.other)
+        self.login, self.user_id = self.user(KEY)
+        self.cookies = [self.remember(self.login) for _ in range(2)]
+        self.now += 30
+
+    @property
+    def ids(self):
+        "The ids of the devices, in the order of the cookies"
+        return sorted(device.id for device in self.devices(self.user_id))
+
+    @property
+    def other_device(self):
+        device, = self.devices(self.other_id)
+        return device.id
+
+    def assertSkip(self, *skip):
+        "Check which of the cookies skip the code, and that the other's does"
+        self.assertEqual(
+            [self.skips(self.login, c) for c in self.cookies], list(skip))
+        self.assertTrue(self.skips(self.other, self.other_cookie))
+
+    def told(self, function, *args, **kwargs):
+        with self.assertRaises(Refused) as context:
+            function(*args, **kwargs)
+        error, (message, *_) = context.exception.args
+        self.assertEqual(error, 'UserError')
+        return message
+
+    def forgotten(self, user_id=None):
+        return self.events(user_id or self.user_id).count('devices_forgotten')
+
+    def move(self, cookie):
+        "Use the device in another network a day and a minute later"
+        self.now += 86460
+        self.assertTrue(security.login(
+                DB_NAME, self.login,
+                {'password': PASSWORD, 'device_cookie': cookie}, cache=False,
+                context={'_request': {'remote_addr': '198.51.100.9'}}))
+
+    def lines(self):
+        "The lines of the devices, after the first has moved"
+        first, second = self.ids
+        with self.transaction():
+            Device = Pool().get(DEVICE)
+            days = {
+                id_: Device(id_).create_date.strftime('%m/%d/%Y')
+                for id_ in [first, second]}
+        return [
+            [str(first), f"198.51.100.9: first seen {days[first]}, "
+                "last used 05/19/2033\xa003:36"],
+            [str(second), f"{ADDRESS}: first seen {days[second]}, "
+                "last used 05/18/2033\xa003:34"]]
+
+
+class OwnerTestCase(ChosenTestCase):
+    "Test how owners forget one of their devices"
+
+    def setUp(self):
+        super().setUp()
+        self.rpc = self.client(self.login)
+
+    def choices(self, rpc, context=None):
+        return rpc.call(f'model.{OVERVIEW}.get_devices', context or {})
+
+    def test_choices(self):
+        "Test that the owner chooses one or all"
+        with patch.object(timezone, 'SERVER', timezone.UTC):
+            self.move(self.cookies[0])
+            self.rpc = self.client(self.login)
+            self.assertEqual(self.choices(self.rpc), [ALL, *self.lines()])
+        _, shown = self.rpc.overview()
+        self.assertEqual(shown['device'], 'all')
+        self.assertEqual(len(shown['devices']), 2)
+
+    def test_time_zone(self):
+        "Test that the time is that of the server"
+        with patch.object(
+                timezone, 'SERVER', ZoneInfo('Pacific/Kiritimati')):
+            self.assertIn(
+                "last used 05/18/2033\xa017:34", self.choices(self.rpc)[1][1])
+
+    def test_choices_of_others(self):
+        "Test that nobody is shown the devices of others"
+        choices = self.choices(self.client(self.other))
+        self.assertEqual(
+            [key for key, _ in choices], ['all', str(self.other_device)])
+        stranger, _ = self.user(KEY)
+        rpc = self.client(stranger)
+        for context in [
+                {}, {'user': self.user_id}, {'active_id': self.user_id}]:
+            self.assertEqual(self.choices(rpc, context), [ALL])
+
+    def test_not_cached(self):
+        "Test that no client keeps the devices"
+        with self.transaction():
+            Overview = Pool().get(OVERVIEW)
+            self.assertIsNone(Overview.__rpc__['get_devices'].cache)
+
+    def test_visible(self):
+        "Test that the choice is hidden where there is no device"
+        definition = self.rpc.model(OVERVIEW, 'fields_get', ['device'])
+        for devices, invisible in [([], True), ([1], False)]:
+            states = PYSONDecoder({'devices': devices}).decode(
+                definition['device']['states'])
+            self.assertEqual(states['invisible'], invisible)
+        stranger, _ = self.user(KEY)
+        _, shown = self.client(stranger).overview()
+        self.assertEqual(shown['devices'], [])
+
+    def test_one(self):
+        "Test that one is forgotten and the other one not"
+        first, second = self.ids
+        _, shown = self.rpc.overview(
+            'forget', code=self.code(), device=str(first))
+        self.assertEqual(len(shown['devices']), 1)
+        self.assertEqual(shown['device'], 'all')
+        self.assertEqual(self.ids, [second])
+        self.assertSkip(False, True)
+        self.assertEqual(self.forgotten(), 1)
+
+    def test_all(self):
+        "Test that all are forgotten"
+        _, shown = self.rpc.overview('forget', code=self.code(), device='all')
+        self.assertEqual(shown['devices'], [])
+        self.assertSkip(False, False)
+        self.assertEqual(self.forgotten(), 1)
+
+    def test_code_first(self):
+        "Test that each choice asks for a code, a wrong one of which counts"
+        for count, device in enumerate(['all', str(self.ids[0])], 1):
+            self.assertEqual(
+                self.told(self.rpc.overview, 'forget', device=device), BLANK)
+            self.assertEqual(
+                self.told(
+                    self.rpc.overview, 'forget', code=self.code(95),
+                    device=device), WRONG)
+            self.assertEqual(self.failures(self.user_id), count)
+        self.assertSkip(True, True)
+
+    def test_none(self):
+        "Test that what is no device of the user does nothing"
+        (known, *_), *_ = self.rows(self.login)
+        with self.transaction(self.user_id):
+            Device = Pool().get(DEVICE)
+            cookie = Device.renew(None)
+        for device in [
+                None, '', 'x', '0', 'ALL', ' all', True, [], {}, ['all'], 1.5,
+                -1, [self.ids[0]], f'0{self.ids[0]}',
+                str(self.other_device), self.other_device]:
+            with self.subTest(device=device):
+                self.assertEqual(
+                    self.told(
+                        self.rpc.overview, 'forget', code=self.code(),
+                        device=device), GONE)
+                self.now += 30
+        self.assertSkip(True, True)
+        self.assertEqual(self.forgotten(), 0)
+        self.assertEqual(self.forgotten(self.other_id), 0)
+        # Nor is one that is known only
+        with self.transaction():
+            known, = Device.search([('cookie', '=', cookie)])
+        self.assertEqual(
+            self.told(
+                self.rpc.overview, 'forget', code=self.code(),
+                device=str(known.id)), GONE)
+
+    def test_twice(self):
+        "Test that a device that was forgotten meanwhile is told so"
+        first, _ = self.ids
+        self.rpc.overview('forget', code=self.code(), device=str(first))
+        self.now += 30
+        self.assertEqual(
+            self.told(
+                self.rpc.overview, 'forget', code=self.code(),
+                device=str(first)), GONE)
+        self.assertEqual(self.forgotten(), 1)
+
+
+class AdministratorTestCase(ChosenTestCase):
+    "Test how administrators see and forget the devices of a user"
+
+    def setUp(self):
+        super().setUp()
+        self.admin, self.admin_id = self.user(KEY, administrator=True)
+        self.rpc = self.client(self.admin)
+
+    def context(self, user_id):
+        return {
+            'active_model': 'res.user', 'active_id': user_id,
+            'active_ids': [user_id]}
+
+    def start(self, rpc, user_id):
+        context = self.context(user_id)
+        session_id, start, _ = rpc.call(f'{PREFIX}.create', context)
+        result = rpc.call(
+            f'{PREFIX}.execute', session_id, {}, start, context)
+        return session_id, result['view']['defaults']
+
+    def forget(self, rpc, user_id, device, then=None):
+        """Run the wizard
+
+        then: the user whom the last request names instead
+        """
+        session_id, _ = self.start(rpc, user_id)
+        rpc.call(
+            f'{PREFIX}.execute', session_id,
+            {'start': {'user': user_id, 'device': device}}, 'forget',
+            self.context(then or user_id))
+
+    def choices(self, rpc, user_id):
+        return rpc.model(START, 'get_devices', {'user': user_id})
+
+    def shown(self, rpc, user_id):
+        values, = rpc.model(
+            'res.user', 'read', [user_id], ['totp_remembered_devices'])
+        return values['totp_remembered_devices']
+
+    def test_list(self):
+        "Test that those see them who may write the user, and the owner"
+        with patch.object(timezone, 'SERVER', timezone.UTC):
+            self.move(self.cookies[0])
+            lines = self.lines()
+            text = '\n'.join(line for _, line in lines)
+            manager, _ = self.manager(self.user_id)
+            for login in [self.admin, self.login, manager]:
+                self.assertEqual(
+                    self.shown(self.client(login), self.user_id), text)
+            other_manager, _ = self.manager(self.other_id)
+            for login in [self.other, other_manager]:
+                self.assertFalse(
+                    self.shown(self.client(login), self.user_id))
+            rpc = self.client(self.admin)
+            self.assertFalse(self.shown(rpc, self.admin_id))
+            _, shown = self.start(rpc, self.user_id)
+            self.assertEqual(shown['user'], self.user_id)
+            self.assertEqual(shown['device'], 'all')
+            self.assertEqual(
+                self.choices(rpc, self.user_id), [ALL, *lines])
+            self.assertEqual(rpc.model(START, 'get_devices', {}), [])
+
+    def test_button(self):
+        "Test that the button of the form opens the wizard"
+        with self.transaction():
+            pool = Pool()
+            action = pool.get('ir.action').get_action_id(
+                pool.get('ir.model.data').get_id(
+                    'authentication_totp', 'wizard_forget_totp_devices'))
+        self.assertEqual(
+            self.rpc.model(
+                'res.user', 'open_forget_totp_devices', [self.user_id]),
+            action)
+        # The button of a user without devices is hidden
+        with self.assertRaises(Refused):
+            self.rpc.model(
+                'res.user', 'open_forget_totp_devices', [self.admin_id])
+
+    def test_read_only(self):
+        "Test that the list can neither be set nor searched"
+        for method, *args in [
+                ('write', [self.user_id], {'totp_remembered_devices': 'x'}),
+                ('search', [('totp_remembered_devices', 'like', '%')])]:
+            with self.assertRaises(Refused):
+                self.rpc.model('res.user', method, *args)
+        self.assertSkip(True, True)
+
+    def test_one(self):
+        "Test that an administrator forgets one, and the owner is told"
+        first, second = self.ids
+        self.mailer.reset_mock()
+        self.forget(self.rpc, self.user_id, str(second))
+        self.assertTrue(self.mailer.submit.called)
+        self.assertSkip(True, False)
+        self.assertEqual(self.ids, [first])
+        with self.transaction():
+            event, = Pool().get('res.user.totp_event').search([
+                    ('user', '=', self.user_id),
+                    ('kind', '=', 'devices_forgotten')])
+            self.assertEqual(event.actor.id, self.admin_id)
+
+    def test_all(self):
+        "Test that an administrator forgets all, and no session ends"
+        rpc = self.client(self.login)
+        self.forget(self.rpc, self.user_id, 'all')
+        self.assertSkip(False, False)
+        self.assertEqual(self.forgotten(), 1)
+        self.assertTrue(rpc.model('res.user', 'read', [self.user_id], ['id']))
+
+    def test_none(self):
+        "Test that what is no device of the user is refused"
+        for device in [
+                None, '', 'x', [], True, str(self.other_device)]:
+            with self.subTest(device=device):
+                self.assertEqual(
+                    self.told(
+                        self.forget, self.rpc, self.user_id, device), GONE)
+        self.assertSkip(True, True)
+        self.assertEqual(self.forgotten(), 0)
+        self.assertEqual(self.forgotten(self.other_id), 0)
+
+    def test_own(self):
+        "Test that administrators forget their own, as it opens nothing"
+        cookie = self.remember(self.admin)
+        device, = self.devices(self.admin_id)
+        self.rpc = self.client(self.admin)
+        self.assertEqual(
+            [key for key, _ in self.choices(self.rpc, self.admin_id)],
+            ['all', str(device.id)])
+        self.forget(self.rpc, self.admin_id, str(device.id))
+        self.assertFalse(self.skips(self.admin, cookie))
+        self.assertEqual(self.forgotten(self.admin_id), 1)
+        self.assertTrue(self.stored_secret(self.admin_id))
+
+    def test_others(self):
+        "Test that who may not write a user neither sees nor forgets"
+        manager, _ = self.manager(self.other_id)
+        for visitor in [manager, self.other, self.login]:
+            rpc = self.client(visitor)
+            for function, *args in [
+                    (self.start, rpc, self.user_id),
+                    (self.choices, rpc, self.user_id),
+                    (rpc.model, 'res.user', 'open_forget_totp_devices',
+                        [self.user_id])]:
+                with self.subTest(visitor=visitor, function=function), \
+                        self.assertRaises(Refused):
+                    function(*args)
+        rpc = self.client(manager)
+        # The last request names another user than the first
+        with self.assertRaises(Refused):
+            self.forget(rpc, self.other_id, 'all', then=self.user_id)
+        self.assertSkip(True, True)
+        self.assertEqual(self.forgotten(), 0)
+        # What the page names does not count, the record does
+        session_id, _ = self.start(rpc, self.other_id)
+        rpc.call(
+            f'{PREFIX}.execute', session_id,
+            {'start': {'user': self.user_id, 'device': 'all'}}, 'forget',
+            self.context(self.other_id))
+        self.assertEqual(self.devices(self.other_id), [])
+        self.assertEqual(len(self.ids), 2)
+
+    def test_without_user(self):
+        "Test that the wizard takes no request without a user"
+        for context in [
+                {}, {'active_model': 'res.user'},
+                {'active_model': 'res.user', 'active_id': None},
+                {'active_model': 'res.user', 'active_id': 10**6}]:
+            with self.subTest(context=context), \
+                    self.assertRaises(Refused):
+                session_id, start, _ = self.rpc.call(
+                    f'{PREFIX}.create', context)
+                self.rpc.call(
+                    f'{PREFIX}.execute', session_id,
+                    {'start': {'device': 'all'}}, 'forget', context)
+        self.assertSkip(True, True)
