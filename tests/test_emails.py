@@ -89,7 +89,8 @@ class EmailsTestCase(MailTestCase):
             self.assertIn(f"Authenticators left: {left}", text)
             self.assertIn("logged out everywhere", text)
             self.assertEqual(
-                "somebody else may be using your account" in text, by == user_id)
+                "somebody else may be using your account" in text,
+                by == user_id)
             self.assertEqual(
                 "If you did not ask for this" in text, by == admin_id)
             self.now += 3600
@@ -137,7 +138,8 @@ class EmailsTestCase(MailTestCase):
                 Pool().get('res.user')(user_id).forget_totp_devices()
             text = self.text_about("Remembered devices were forgotten")
             self.assertEqual(
-                "somebody else may be using your account" in text, by == user_id)
+                "somebody else may be using your account" in text,
+                by == user_id)
             self.now += 3600
 
     def test_newline(self):

@@ -43,7 +43,7 @@ PARTS = {
         'either', 'seconds', 'minutes', 'recovery_codes_file',
         'authenticator', 'authenticator_line', 'authenticator_line_used',
         'parameter_algorithm', 'parameter_digits', 'parameter_period',
-        'token_name']}
+        'token_name', 'device_line', 'all_devices']}
 # What puts its text into the log or on the standard error
 SPEAKERS = {'error', 'exception', 'exit', 'log', 'tell', 'warning'}
 # The settings without a default, of trytond, its modules and uWSGI

@@ -394,7 +394,7 @@ class OverviewTestCase(TOTPTestCase):
             for code in [self.code(), self.codes[0], None, '000000']:
                 message = self.told(
                     self.rpc.overview, button, code=code, authenticator='1')
-                self.assertIn("You may not turn TOTP off", message)
+                self.assertIn("You cannot turn TOTP off", message)
         self.assertEqual(self.state(), before)
         self.assertEqual(self.failures(self.user_id), 0)
         # One of several can be removed
