@@ -28,7 +28,8 @@ screenshots: e2e
 style: .venv/bin/ruff
 	.venv/bin/ruff check .
 
-.venv/bin/tox .venv/bin/ruff .venv/bin/sphinx-build:
+# One run makes them all, also when make runs jobs at the same time
+.venv/bin/tox .venv/bin/ruff .venv/bin/sphinx-build &:
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet tox ruff sphinx
 
