@@ -30,7 +30,8 @@ style: .venv/bin/ruff .venv/bin/codespell
 	.venv/bin/codespell --skip locale,LICENSE,_build,build,dist,*.png
 	@$(PYTHON) .ci/words.py
 
-.venv/bin/tox .venv/bin/ruff .venv/bin/codespell .venv/bin/sphinx-build:
+# One run makes them all, also when make runs jobs at the same time
+.venv/bin/tox .venv/bin/ruff .venv/bin/codespell .venv/bin/sphinx-build &:
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet tox ruff codespell sphinx
 

@@ -11,7 +11,7 @@ import unittest
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import entry_points
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 from cryptography.fernet import Fernet
 
@@ -54,11 +54,17 @@ class Terminal(io.StringIO):
 
 class CommandMixin:
     "Run the command in this process"
+    loaded = False
 
     def main(self, *args, stderr=None):
         "Return exit code, standard output and error"
         stdout, stderr = io.StringIO(), stderr or io.StringIO()
-        with redirect_stdout(stdout), redirect_stderr(stderr):
+        # Only the first command of a test loads the database, as loading it
+        # takes longer than all the rest
+        init = Mock() if self.loaded else Pool.init
+        self.loaded = True
+        with patch.object(Pool, 'init', init), \
+                redirect_stdout(stdout), redirect_stderr(stderr):
             try:
                 command.main(['-d', DB_NAME, *args])
                 code = 0

@@ -2,37 +2,19 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
-import io
 import unittest
-from contextlib import redirect_stderr, redirect_stdout
 
 from trytond import backend
-from trytond.modules.authentication_totp import command
 from trytond.pool import Pool
-from trytond.tests.test_tryton import DB_NAME
 
+from .test_command import CommandMixin
 from .tools import KEY, TOTPTestCase
 
 COMMANDS = ['status', 'reset', 'unlock']
 
 
-class LookupTestCase(TOTPTestCase):
+class LookupTestCase(CommandMixin, TOTPTestCase):
     "Test how the command finds a user by the login"
-
-    def main(self, *args):
-        "Return the exit code, standard output and standard error"
-        stdout, stderr = io.StringIO(), io.StringIO()
-        with redirect_stdout(stdout), redirect_stderr(stderr):
-            try:
-                command.main(['-d', DB_NAME, *args])
-                code = 0
-            except SystemExit as exit:
-                code = exit.code
-                # As Python does
-                if isinstance(code, str):
-                    print(code, file=stderr)
-                    code = 1
-        return code, stdout.getvalue(), stderr.getvalue()
 
     def named(self, login, active=True):
         _, user_id = self.user(KEY)
