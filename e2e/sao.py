@@ -173,6 +173,9 @@ class Sao:
             else:
                 field.fill(value)
         self.code.fill(code)
+        # The client refreshes the choices when a field loses the focus, and
+        # would send none if the button were pressed meanwhile
+        self.code.blur()
         self.screenshot(button.lower().replace(' ', '-'))
         self.click(self.wizard, button)
 
