@@ -2,7 +2,10 @@ PYTHON = python3
 PORT = 8000
 
 demo:
-	@$(PYTHON) demo/demo.py $(PORT)
+	@exec $(PYTHON) -m demo.run '$(PORT)' '$(AUTHENTICATIONS)'
+
+demo-code:
+	@$(PYTHON) -m demo.show_code '$(LOGIN)'
 
 demo-clean:
 	rm -rf .demo
@@ -35,4 +38,4 @@ style: .venv/bin/ruff .venv/bin/codespell
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet tox ruff codespell sphinx
 
-.PHONY: bench demo demo-clean doc e2e e2e-gtk screenshots style test
+.PHONY: bench demo demo-clean demo-code doc e2e e2e-gtk screenshots style test

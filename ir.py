@@ -45,6 +45,31 @@ class Cron(metaclass=PoolMeta):
             ('res.user|clean_totp', "Clean TOTP"))
 
 
+class Menu(metaclass=PoolMeta):
+    __name__ = 'ir.ui.menu'
+
+    # Clients find an entry of the menu by its name only
+
+    @classmethod
+    def search_global(cls, text):
+        "Find the wizard also by the other words that people have for TOTP."
+        pool = Pool()
+        Wizard = pool.get('ir.action.wizard')
+        found = set()
+        for record, name, icon in super().search_global(text):
+            found.add(record)
+            yield record, name, icon
+        words = gettext('authentication_totp.msg_totp_menu_words')
+        if str(text).lower() in words.lower():
+            wizards = Wizard.search([('wiz_name', '=', 'res.user.setup_totp')])
+            for record in cls.search([
+                        ('action_keywords.action', 'in',
+                            [w.action.id for w in wizards]),
+                        ]):
+                if record not in found:
+                    yield record, record.rec_name, record.icon
+
+
 class ModelAccess(metaclass=PoolMeta):
     __name__ = 'ir.model.access'
 

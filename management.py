@@ -159,7 +159,9 @@ class RemoveTOTPAuthenticatorStart(ModelView):
         if not self.user:
             return []
         User.check_totp_management([self.user])
-        return [
+        # While the web client refreshes the choices, it sends the first one,
+        # which must not be another authenticator than the administrator sees
+        return [(None, '')] + [
             (str(number), line)
             for number, line in self.user.describe_totp_authenticators()]
 

@@ -59,7 +59,9 @@ class SetupTOTPOverview(ModelView):
         pool = Pool()
         User = pool.get('res.user')
         user = User(Transaction().user)
-        return [
+        # While the web client refreshes the choices, it sends the first one,
+        # which must not be another authenticator than the user sees
+        return [(None, '')] + [
             (str(authenticator['number']), authenticator['name'])
             for authenticator in user.list_totp_authenticators()]
 

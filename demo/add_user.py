@@ -1,18 +1,38 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"""Add an ordinary user to a database, with the password of TRYTONPASSFILE and
-the key of a file if one is named
+"""Add an ordinary user to a database, with the password of TRYTONPASSFILE
+
+A JSON file may name keys: those of authenticators of the user, or of hardware
+tokens that are assigned to the user.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
 
+from trytond.modules.authentication_totp import totp
 from trytond.pool import Pool
 from trytond.transaction import Transaction
 
-_, database, login, *key_file = sys.argv
+
+def add_authenticators(user, secrets):
+    for name, secret in secrets.items():
+        user._add_totp_secret(secret, name)
+    # Without them Tryton would ask for new ones
+    user.first_totp_recovery_codes()
+
+
+def assign_tokens(user, secrets):
+    pool = Pool()
+    Token = pool.get('res.user.totp_token')
+    Token.store(list(secrets.items()))
+    Token.assign(
+        Token.search([('serial', 'in', list(secrets))]), user)
+
+
+_, database, login, *keys = sys.argv
 Pool.start()
 pool = Pool(database)
 pool.init()
@@ -23,8 +43,13 @@ with Transaction().start(database, 0):
                 'login': login,
                 'password': Path(os.environ['TRYTONPASSFILE']).read_text(),
                 }])
-    for path in key_file:
-        user.set_totp_key(Path(path).read_text())
+    if keys:
+        kind, path = keys
+        give = {
+            'authenticators': add_authenticators, 'tokens': assign_tokens}
+        give[kind](user, {
+                name: totp.Secret.from_key(key, 'sha1', 6, 30)
+                for name, key in json.loads(Path(path).read_text()).items()})
     # Only now, as there is no mail server yet to tell of the key
     user.email = f'{login}@example.com'
     user.save()

@@ -3,12 +3,12 @@
 # terms.
 "Build a Tryton with the module and serve it, with the standard library only"
 
-import argparse
 import base64
+import configparser
+import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -19,61 +19,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SERIES = '8.0'
 DATABASE = 'demo'
-LOGINS = ['admin', 'alice', 'bob']
+LOGINS = ['admin', 'alice', 'bob', 'carol']
+# The authenticators that are not on anybody's phone
+AUTHENTICATORS = {'bob': ['Phone', 'Tablet'], 'carol': ['20261107']}
 RESERVED = []
-CONFIG = """\
-[web]
-listen = localhost:{port}
-root = {root}
-
-[database]
-uri = sqlite://
-path = {path}
+# What a person may edit
+SETTINGS = """\
+# Edit this file as you like: "make demo" keeps it. Each start writes run.conf
+# from it and adds the ports and the folders.
 
 [email]
-uri = smtp://localhost:{mail_port}
 from = tryton@example.com
 
 [session]
-# Users without an authenticator skip the code
-authentications = {authentications}
+authentications = password+totp?no_totp_secret:setup_totp:totp_device
 
 [authentication_totp]
-encryption_keys = {path}/totp.keys
-"""
-SCREEN = """
-Tryton is on http://localhost:{port}
-
-    login    password
-    alice    {alice}    a user without TOTP
-    bob      {bob}    a user with TOTP, whose key is
-                             {key}
-    admin    {admin}    the administrator
-
-E-mails to them are written to {mails}
-
-What to do next:
-  1. Open the address and log in as alice. "Set up TOTP" opens by itself, as
-     alice has no key yet: scan the QR code with the authenticator on your
-     phone and enter the code that it shows. Keep a recovery code.
-  2. Close the wizard. The set-up has ended the session, so enter the password
-     and the next code. Log out (at the top right) and log in once more.
-  3. Try the same code a second time, a wrong one, and the recovery code.
-  4. Log in as bob with a desktop authenticator, or with the code that
-     oathtool --totp --base32 {key}
-     prints.
-  5. Log in as admin, and cancel the module configuration that opens.
-     Administration > Users > Users lists the users without TOTP, and the
-     actions of a user have "Reset TOTP". Administration > Users > TOTP Events
-     lists what happened so far, and e-mails told the users.
-
-In this demo users without TOTP log in with the password alone. Those for whom
-"Require TOTP" is checked set it up as they log in. Once all users of a server
-have it, trytond.conf says
-    authentications = password+totp
-
-To stop: Ctrl-C. To go on with the same data: make demo. To delete it all:
-make demo-clean.
 """
 
 
@@ -168,29 +129,67 @@ class Server:
 
     tools: the folder of the virtual environment and the web client
     data: the folder of the configuration, the database and the passwords
-    authentications: the setting of that name
+    authentications: the setting of that name, by default what trytond.conf
+        says
     """
 
-    def __init__(
-            self, tools, data, port,
-            authentications='password+totp?no_totp_secret:setup_totp'):
+    def __init__(self, tools, data, port, authentications=None):
         self.bin = tools / 'venv' / 'bin'
         self.client = tools / 'sao' / 'package'
         self.database = data / 'database'
-        self.config = data / 'trytond.conf'
+        self.settings = data / 'trytond.conf'
+        self.config = data / 'run.conf'
         self.log = data / 'trytond.log'
         self.mails = data / 'mails'
         self.port = port
         self.mail_port = free_port()
         self.authentications = authentications
 
+    def configure(self):
+        """Write the configuration.
+
+        Raise configparser.Error if a person left trytond.conf unreadable.
+        """
+        if not self.settings.exists():
+            self.settings.write_text(SETTINGS)
+        config = configparser.ConfigParser(interpolation=None)
+        # What a person may change comes first
+        config.read_dict({
+                'authentication_totp': {
+                    'encryption_keys': self.database / 'totp.keys',
+                    },
+                })
+        config.read(str(self.settings))
+        config.read_dict({
+                'web': {
+                    'listen': f'localhost:{self.port}',
+                    # For the links in e-mails
+                    'hostname': f'localhost:{self.port}',
+                    'root': self.client,
+                    },
+                'database': {
+                    'uri': 'sqlite://',
+                    'path': self.database,
+                    },
+                'email': {
+                    'uri': f'smtp://localhost:{self.mail_port}',
+                    },
+                })
+        if self.authentications:
+            config.read_dict({
+                    'session': {'authentications': self.authentications},
+                    })
+        # As in trytond
+        self.authentications = config.get(
+            'session', 'authentications', fallback='password')
+        with self.config.open('w') as file:
+            config.write(file)
+
     def build(self):
         "Configure the server, and create or update its database."
-        self.config.write_text(CONFIG.format(
-                port=self.port, root=self.client, path=self.database,
-                mail_port=self.mail_port,
-                authentications=self.authentications))
-        build(self.database, ' '.join(LOGINS), self.create_database)
+        self.configure()
+        build(
+            self.database, f'{LOGINS} {AUTHENTICATORS}', self.create_database)
         # The code may be newer than the database
         self.run('trytond-admin', '-d', DATABASE, '--all')
 
@@ -202,8 +201,10 @@ class Server:
         keys.touch(mode=0o600)
         with keys.open('w') as file:
             run(self.bin / 'trytond_totp', 'genkey', stdout=file)
-        self.key_file.write_text(
-            base64.b32encode(secrets.token_bytes(20)).decode())
+        for login, names in AUTHENTICATORS.items():
+            self.key_file(login).write_text(json.dumps({
+                        name: base64.b32encode(os.urandom(20)).decode()
+                        for name in names}))
         (path / f'{DATABASE}.sqlite').touch()
         self.run(
             'trytond-admin', '-d', DATABASE,
@@ -212,7 +213,11 @@ class Server:
         add_user = Path(__file__).with_name('add_user.py')
         self.run('python', add_user, DATABASE, 'alice', login='alice')
         self.run(
-            'python', add_user, DATABASE, 'bob', self.key_file, login='bob')
+            'python', add_user, DATABASE, 'bob', 'authenticators',
+            self.key_file('bob'), login='bob')
+        self.run(
+            'python', add_user, DATABASE, 'carol', 'tokens',
+            self.key_file('carol'), login='carol')
 
     def password_file(self, login):
         return self.database / f'{login}.password'
@@ -220,13 +225,8 @@ class Server:
     def password(self, login):
         return self.password_file(login).read_text()
 
-    @property
-    def key_file(self):
-        return self.database / 'bob.key'
-
-    @property
-    def key(self):
-        return self.key_file.read_text()
+    def key_file(self, login):
+        return self.database / f'{login}.json'
 
     def run(self, command, *args, login='admin'):
         run(self.bin / command, *args, env={
@@ -262,35 +262,3 @@ class Server:
         finally:
             process.terminate()
             process.wait()
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        'port', type=int, choices=range(1, 2 ** 16), metavar='PORT')
-    port = parser.parse_args().port
-    if answers(port):
-        sys.exit(
-            f"Port {port} is taken by another program; choose another one: "
-            f"make demo PORT={port + 1}")
-    folder = ROOT / '.demo'
-    server = Server(folder, folder, port)
-    # So that the server ends too
-    signal.signal(signal.SIGTERM, lambda *args: sys.exit())
-    try:
-        build_tools(folder)
-        server.build()
-        with server.serve() as process:
-            print(SCREEN.format(
-                    port=port, mails=server.mails, key=server.key,
-                    **{login: server.password(login) for login in LOGINS}),
-                flush=True)
-            sys.exit(process.wait())
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"This command failed: {' '.join(map(str, error.cmd))}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-if __name__ == '__main__':
-    main()

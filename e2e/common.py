@@ -28,6 +28,8 @@ def new_server(tools, data, *folders, **options):
     for folder in [data, *folders]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
+    options.setdefault(
+        'authentications', 'password+totp?no_totp_secret:setup_totp')
     server = Server(tools, data, free_port(), **options)
     server.build()
     return server

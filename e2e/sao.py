@@ -93,7 +93,7 @@ class Sao:
             expect(dialog).to_be_hidden,
             dialog.get_by_role('button', name="OK").click)
 
-    def menu(self, name="Set up TOTP"):
+    def menu(self, name="Set up TOTP (Two-Factor Login)"):
         "Return the entry of the menu, once it is there."
         entry = self.page.locator('#menu').get_by_text(name)
         expect(entry).to_be_visible()
@@ -173,6 +173,9 @@ class Sao:
             else:
                 field.fill(value)
         self.code.fill(code)
+        # The client refreshes the choices when a field loses the focus, and
+        # would send none if the button were pressed meanwhile
+        self.code.blur()
         self.screenshot(button.lower().replace(' ', '-'))
         self.click(self.wizard, button)
 

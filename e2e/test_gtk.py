@@ -172,7 +172,7 @@ class GtkTestCase(unittest.TestCase):
         return codes[0] if codes else []
 
     def expect_menu(self):
-        self.expect("Alice - Tryton", "Set up TOTP")
+        self.expect("Alice - Tryton", "Set up TOTP (Two-Factor Login)")
         self.screenshot('menu')
 
     def test_setup_and_login(self):

@@ -70,7 +70,9 @@ class SaoTestCase(unittest.TestCase):
         sao.press(
             "Rename", authenticator.next_code(),
             authenticator="Authenticator 2", name="Tablet")
-        expect(sao.wizard.locator('td').get_by_text("Tablet")).to_be_visible()
+        for name in ["Authenticator", "Tablet"]:
+            expect(sao.wizard.locator('td').get_by_text(
+                    name, exact=True)).to_be_visible()
         expect(sao.code).to_have_value('')
         # The names to choose from are the new ones
         sao.press(

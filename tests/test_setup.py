@@ -323,8 +323,10 @@ class SetupTestCase(TOTPTestCase):
         rpc = self.client(login)
         menu, = rpc.model(
             'ir.ui.menu', 'search_read',
-            [('parent', '=', None), ('name', '=', "Set up TOTP")], 0, None,
-            None, ['icon', 'action'])
+            [
+                ('parent', '=', None),
+                ('name', '=', "Set up TOTP (Two-Factor Login)"),
+                ], 0, None, None, ['icon', 'action'])
         icons = rpc.model('ir.ui.icon', 'list_icons')
         self.assertIn(menu['icon'], [name for _, name in icons])
         self.assertTrue(menu['action'].startswith('ir.action.wizard,'))
@@ -335,6 +337,27 @@ class SetupTestCase(TOTPTestCase):
                 'active_ids': [menu['id']],
                 })
         self.assertEqual(start, 'start')
+
+    def test_menu_words(self):
+        "Test that the clients find the wizard by the other words for TOTP"
+        login, _ = self.user()
+        rpc = self.client(login)
+
+        def find(text):
+            return [
+                name for _, _, _, _, name, _ in rpc.model(
+                    'ir.model', 'global_search', text, 10, 'ir.ui.menu')
+                if name.startswith("Set up TOTP")]
+
+        for text in [
+                "totp", "two-factor", "Two Factor", "2FA", "2fa", "mfa",
+                "authenticator", "one-time", "set up"]:
+            with self.subTest(text=text):
+                self.assertEqual(
+                    find(text), ["Set up TOTP (Two-Factor Login)"])
+        for text in ["invoice", "2fa2", "%2fa%", " / ", ["2FA"]]:
+            with self.subTest(text=text):
+                self.assertEqual(find(text), [])
 
     def test_administrator(self):
         "Test that an administrator sets up the own TOTP"

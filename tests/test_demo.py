@@ -1,0 +1,171 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+
+import configparser
+import signal
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).parent.parent
+DEMO = ROOT / 'demo'
+if DEMO.is_dir():
+    from demo import run, show_code
+    from demo.demo import Server
+# The lines of a function
+WORK = """\
+    subprocess.Popen(["sleep", "1000"])
+    print("ready", flush=True)
+    time.sleep(1000)
+"""
+
+
+@unittest.skipUnless(DEMO.is_dir(), "the demo is not installed")
+class DemoTestCase(unittest.TestCase):
+    "Test the demo, without installing it"
+
+    def setUp(self):
+        super().setUp()
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def configure(self, port=8000, authentications=None):
+        server = Server(self.folder, self.folder, port, authentications)
+        server.configure()
+        config = configparser.ConfigParser(interpolation=None)
+        config.read(server.config)
+        return server, config
+
+    def test_port(self):
+        "Test that the demo takes a port, and refuses what is none in one line"
+        for text, port in [('1', 1), ('8000', 8000), ('65535', 65535)]:
+            self.assertEqual(run.parse_port(text), port)
+        for text in ['', ' ', '0', '-1', '65536', '70000', 'abc', '8000 ',
+                '8e3', '80.0', '٣', '²', '9' * 5000]:
+            with self.subTest(text=text[:10]), \
+                    self.assertRaises(SystemExit) as refused:
+                run.parse_port(text)
+            self.assertEqual(
+                refused.exception.code,
+                "PORT must be a whole number from 1 to 65535, "
+                f"not {text!r}")
+
+    def test_settings(self):
+        "Test that the demo keeps an edited configuration, but not its ports"
+        server, config = self.configure()
+        policy = server.authentications
+        self.assertEqual(
+            policy, 'password+totp?no_totp_secret:setup_totp:totp_device')
+        self.assertEqual(config['session']['authentications'], policy)
+        edited = (
+            '[web]\nlisten = localhost:1\n'
+            '[session]\nauthentications = password+totp\ntimeout = 60\n'
+            '[authentication_totp]\nissuer = 100 % {database}\n')
+        server.settings.write_text(edited)
+
+        server, config = self.configure(port=8001)
+        self.assertEqual(server.settings.read_text(), edited)
+        self.assertEqual(server.authentications, 'password+totp')
+        self.assertEqual(dict(config['session']), {
+                'authentications': 'password+totp', 'timeout': '60'})
+        self.assertEqual(
+            config['authentication_totp']['issuer'], '100 % {database}')
+        self.assertEqual(config['web']['listen'], 'localhost:8001')
+        # That of the links in e-mails
+        self.assertEqual(config['web']['hostname'], 'localhost:8001')
+        self.assertEqual(
+            config['email']['uri'], f'smtp://localhost:{server.mail_port}')
+
+    def test_keys(self):
+        "Test that the demo encrypts, unless its configuration says otherwise"
+        _, config = self.configure()
+        self.assertEqual(
+            config['authentication_totp']['encryption_keys'],
+            str(self.folder / 'database' / 'totp.keys'))
+        (self.folder / 'trytond.conf').write_text(
+            '[authentication_totp]\nencryption_keys =\n')
+        server, config = self.configure()
+        self.assertEqual(config['authentication_totp']['encryption_keys'], '')
+        # As without the setting in any other trytond.conf
+        self.assertEqual(server.authentications, 'password')
+
+    def test_policy(self):
+        "Test that a policy of the command line is used once, and not stored"
+        server, _ = self.configure()
+        text = server.settings.read_text()
+        server, config = self.configure(authentications='totp,password')
+        self.assertEqual(server.authentications, 'totp,password')
+        self.assertEqual(config['session']['authentications'], 'totp,password')
+        self.assertEqual(server.settings.read_text(), text)
+        server, config = self.configure(authentications='')
+        self.assertIn('totp_device', config['session']['authentications'])
+
+    def test_only_one(self):
+        "Test that a second demo is refused while the first one runs"
+        with run.only_one(self.folder, 8000):
+            with self.assertRaises(SystemExit) as refused, \
+                    run.only_one(self.folder, 8001):
+                self.fail("two demos run")
+            self.assertIn("already runs on port 8000;", refused.exception.code)
+        # Also after the end of a process that could not tidy up
+        subprocess.run([
+                sys.executable, '-c',
+                'import os, pathlib, sys\n'
+                'from demo.run import only_one\n'
+                'with only_one(pathlib.Path(sys.argv[1]), 8002):\n'
+                '    os.kill(os.getpid(), 9)\n', self.folder], cwd=ROOT)
+        with run.only_one(self.folder, 8001):
+            self.assertEqual((self.folder / 'lock').read_text(), '8001')
+
+    def supervise(self, work, *numbers):
+        """Supervise the lines of work, send the signals once they have printed
+        a line, and return the status and what they printed afterwards.
+        """
+        process = subprocess.Popen([
+                sys.executable, '-c',
+                'import signal, subprocess, sys, time\n'
+                'from demo import run\n'
+                'run.PATIENCE = 1\n'
+                f'def work():\n{work}\n'
+                'sys.exit(run.supervise(work))\n'], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE)
+        process.stdout.readline()
+        for number in numbers:
+            process.send_signal(number)
+        # Until all processes that hold the pipe are gone
+        rest, _ = process.communicate(timeout=60)
+        return process.returncode, rest
+
+    def test_stop(self):
+        "Test that a signal ends the demo and its processes, with status 0"
+        deaf = '    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n' + WORK
+        for lines, *numbers in [
+                (WORK, signal.SIGINT),
+                (WORK, signal.SIGTERM),
+                (WORK, signal.SIGHUP),
+                (WORK, signal.SIGINT, signal.SIGINT),
+                (deaf, signal.SIGINT)]:
+            with self.subTest(lines=lines, numbers=numbers):
+                self.assertEqual(self.supervise(lines, *numbers), (0, ''))
+
+    def test_killed(self):
+        "Test that the processes of the demo end when it cannot end them"
+        self.assertEqual(
+            self.supervise(WORK, signal.SIGKILL), (-signal.SIGKILL, ''))
+
+    def test_status(self):
+        "Test that the demo ends with the status of what failed"
+        self.assertEqual(
+            self.supervise('    print(1, flush=True)\n    return 3'), (3, ''))
+
+    def test_code(self):
+        "Test the codes of the demo with the vectors of RFC 6238"
+        key = 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ'
+        for time, code in [
+                (59, '287082'), (1111111109, '081804'),
+                (20000000000, '353130')]:
+            self.assertEqual(show_code.code(key, time // 30), code)
