@@ -1,0 +1,150 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+
+from cryptography.fernet import Fernet
+
+from trytond.pool import Pool
+
+from .token_tools import MODEL, SEEDS, TokensTestCase, code_of
+from .tools import KEY, USED, Refused
+
+
+class AssignTestCase(TokensTestCase):
+    "Test what administrators do to tokens"
+
+    def test_states(self):
+        "Test that a token is assigned, taken back, lost and deleted"
+        _, user_id = self.user()
+        id_, other, *_ = self.import_()
+        self.assertEqual(self.state(id_), ('free', None))
+        self.assertEqual(self.act('assign', id_, user=user_id), 'reload')
+        self.assertEqual(self.state(id_), ('assigned', user_id))
+        self.assertActs(
+            "The token T0 is not free.", 'assign', id_, user=self.admin_id)
+        self.assertActs(
+            "The token T0 belongs to a user.", 'discard', other, id_)
+        self.act('take_back', id_)
+        self.assertEqual(self.state(id_), ('free', None))
+        self.act('lose', id_)
+        self.assertEqual(self.state(id_), ('lost', None))
+        self.assertActs(
+            "The token T0 is not free.", 'assign', id_, other, user=user_id)
+        self.assertEqual(self.state(other), ('free', None))
+        self.act('take_back', id_)
+        self.act('assign', id_, other, user=user_id)
+        self.assertEqual(self.state(other), ('assigned', user_id))
+        self.act('take_back', id_, other)
+        self.act('discard', id_, other)
+        self.assertEqual(self.rpc.model(MODEL, 'search_count', []), 2)
+        # It can be imported again
+        self.import_(f'T0,{SEEDS[0]}')
+
+    def test_rules(self):
+        "Test that whoever may not write a user has no power over its token"
+        _, user_id, id_ = self.owner()
+        free, = self.import_(f'T1,{SEEDS[1]}')
+        _, mine = self.user()
+        manager, _ = self.manager(mine)
+        rpc = self.client(manager)
+        for name in ['take_back', 'lose']:
+            with self.assertRaises(Refused):
+                self.act(name, id_, rpc=rpc)
+        with self.assertRaises(Refused):
+            self.act('assign', free, user=user_id, rpc=rpc)
+        self.act('assign', free, user=mine, rpc=rpc)
+        self.act('lose', free, rpc=rpc)
+
+    def test_lost(self):
+        "Test that a lost token dies at once, and the phone lives on"
+        login, user_id = self.user(KEY)
+        id_, = self.import_(f'T0,{SEEDS[0]}')
+        self.act('assign', id_, user=user_id)
+        with self.transaction(user_id):
+            Pool().get('res.user')(user_id).add_totp_token(
+                't0 ', code_of(SEEDS[0], self.now), self.code())
+        self.assertEqual(self.state(id_), ('in_use', user_id))
+        self.now += 30
+        self.assertEqual(
+            self.log_in(login, code_of(SEEDS[0], self.now))[0], user_id)
+        session = self.client(login)
+        self.act('lose', id_)
+        self.assertEqual(self.state(id_), ('lost', user_id))
+        with self.assertRaises(Refused):
+            session.model('res.user', 'read', [user_id], ['login'])
+        self.now += 30
+        self.assertIsNone(
+            self.log_in(login, code_of(SEEDS[0], self.now))[0])
+        self.now += 30
+        self.assertEqual(self.log_in(login, self.code())[0], user_id)
+        self.assertEqual(
+            self.events(user_id),
+            ['set_up', 'added', 'authenticator_removed'])
+
+    def test_lost_only(self):
+        "Test that the loss of the only authenticator is a reset"
+        for name, state in [('lose', 'lost'), ('take_back', 'free')]:
+            login, user_id, id_ = self.owner(f'{name},{SEEDS[0]}')
+            self.assertEqual(
+                self.log_in(login, code_of(SEEDS[0], self.now))[0], user_id)
+            self.now += 30
+            self.act(name, id_)
+            self.assertEqual(self.state(id_)[0], state)
+            self.assertEqual(self.events(user_id), ['set_up', 'reset'])
+            with self.transaction():
+                self.assertFalse(
+                    Pool().get('res.user')(user_id).totp_enabled)
+            # The dialog no longer asks for the token
+            self.assertIn(
+                "authenticator on your phone",
+                self.log_in(login)[1])
+
+    def test_lost_unreadable(self):
+        "Test that a token dies even if no key opens the secrets"
+        key = Fernet.generate_key().decode()
+        self.set_keys(key)
+        login, user_id = self.user(KEY)
+        id_, = self.import_(f'T0,{SEEDS[0]}')
+        self.act('assign', id_, user=user_id)
+        with self.transaction(user_id):
+            Pool().get('res.user')(user_id).add_totp_token(
+                'T0', code_of(SEEDS[0], self.now), self.code())
+        self.set_keys(Fernet.generate_key().decode())
+        with self.assertLogs('trytond.modules', 'ERROR'):
+            self.act('lose', id_)
+        self.set_keys(key)
+        self.now += 30
+        self.assertIsNone(
+            self.log_in(login, code_of(SEEDS[0], self.now))[0])
+        self.now += 30
+        self.assertEqual(self.log_in(login, self.code())[0], user_id)
+
+    def test_own(self):
+        "Test that administrators do not remove their own token in use"
+        id_, = self.import_(f'T0,{SEEDS[0]}')
+        self.act('assign', id_, user=self.admin_id)
+        self.act('take_back', id_)
+        self.act('assign', id_, user=self.admin_id)
+        self.assertEqual(
+            self.log_in(self.admin, code_of(SEEDS[0], self.now))[0],
+            self.admin_id)
+        self.rpc = self.client(self.admin)
+        for name in ['lose', 'take_back']:
+            self.assertActs("You cannot reset or unlock your own", name, id_)
+        self.assertEqual(self.state(id_), ('in_use', self.admin_id))
+
+    def test_reset(self):
+        "Test that a token is assigned only once its user is reset"
+        login, user_id, id_ = self.owner()
+        code = code_of(SEEDS[0], self.now)
+        self.assertEqual(self.log_in(login, code)[0], user_id)
+        with self.transaction():
+            User = Pool().get('res.user')
+            User.reset_totp([User(user_id)])
+        self.assertEqual(self.state(id_), ('assigned', user_id))
+        # Once is once, for ever (law 1)
+        self.assertEqual(self.log_in(login, code), (None, USED))
+        self.now += 30
+        self.assertEqual(
+            self.log_in(login, code_of(SEEDS[0], self.now))[0], user_id)
+        self.assertEqual(self.state(id_), ('in_use', user_id))
