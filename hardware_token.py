@@ -7,7 +7,7 @@ from itertools import islice
 
 from sql import Conflict, Literal, Null
 from sql.aggregate import Count
-from sql.functions import CurrentTimestamp
+from sql.functions import CurrentTimestamp, Random
 
 from trytond.i18n import gettext
 from trytond.model import Index, ModelSQL, ModelView, Unique, fields
@@ -294,6 +294,31 @@ class UserTOTPToken(ModelSQL, ModelView):
                         [table.secret], [cls._seal(serial, secret)],
                         where=(table.id == id_) & (table.secret == stored)))
         return unreadable
+
+    @classmethod
+    def unreadable(cls, most=None):
+        """Return the serial numbers of the tokens whose secrets no key opens,
+        and how many were tried.
+
+        most: how many sealed ones are tried, any of them; all by default
+        """
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        query = table.select(
+            table.serial, table.secret, order_by=[table.serial, table.id])
+        if most is not None:
+            query.where = ~table.secret.like(f'{seal.CLEAR}%')
+            query.order_by = Random()
+            query.limit = most
+        cursor.execute(*query)
+        rows = cursor.fetchall()
+        unreadable = []
+        for serial, stored in rows:
+            try:
+                cls.unseal(serial, stored)
+            except ValueError:
+                unreadable.append(serial)
+        return unreadable, len(rows)
 
     @classmethod
     def count_clear(cls):

@@ -3,6 +3,7 @@
 # terms.
 
 import logging
+from unittest.mock import patch
 
 from cryptography.fernet import Fernet
 
@@ -139,3 +140,59 @@ class ResealTestCase(TokensTestCase):
             "TOTP tokens whose secrets are stored in clear in the database "
             f"{DB_NAME}: 4; to seal them, run trytond_totp reseal",
             logs.output[-1])
+
+
+class LostKeyTestCase(TokensTestCase):
+    "Test that the server says which tokens no key opens"
+
+    def assertLine(self, count, tried):
+        with self.assertLogs('trytond.modules', logging.ERROR) as logs:
+            self.load()
+        line, = [line for line in logs.output if "no key opens" in line]
+        self.assertIn(
+            "TOTP tokens whose secret no key opens in the database "
+            f"{DB_NAME}: {count} of {tried} tried; ", line)
+        self.assertIn('trytond_totp status', line)
+
+    def test_at_start(self):
+        "Test the line at start, which names as many as were tried"
+        self.forget_others()
+        old, new = [Fernet.generate_key().decode() for _ in range(2)]
+        self.set_keys(old)
+        self.import_(f'T0,{SEEDS[0]}', f'T1,{SEEDS[1]}')
+        with self.assertNoLogs('trytond.modules', logging.ERROR):
+            self.load()
+        self.set_keys(new)
+        self.import_(f'T2,{SEEDS[2]}')
+        self.assertLine(2, 3)
+        # Also if the setting is lost
+        self.set_keys()
+        self.import_(f'T3,{SEEDS[3]}')
+        self.assertLine(3, 3)
+        with patch(
+                'trytond.modules.authentication_totp.maintenance._SAMPLE', 2):
+            self.assertLine(2, 2)
+        self.set_keys(new, old)
+        with self.transaction():
+            User = Pool().get('res.user')
+            User.reseal_totp_tokens(User.totp_tokens())
+        with self.assertNoLogs('trytond.modules', logging.ERROR):
+            self.load()
+
+    def test_once(self):
+        "Test that a process says it once, in one statement for all tokens"
+        self.forget_others()
+        self.set_keys(Fernet.generate_key().decode())
+        counts = []
+        for i, seed in enumerate(SEEDS[:2]):
+            self.import_(f'T{i},{seed}')
+            with self.count_statements() as statements:
+                self.load()
+            counts.append(len(statements))
+        self.assertEqual(*counts)
+        self.set_keys(Fernet.generate_key().decode())
+        with self.assertLogs('trytond.modules', logging.ERROR) as logs:
+            for _ in range(3):
+                with self.transaction():
+                    Pool().get('ir.configuration')(1).check()
+        self.assertEqual(len(logs.output), 1, logs.output)
