@@ -55,6 +55,8 @@ class UserTOTPEvent(ModelSQL, ModelView):
             ('replaced', "The TOTP key was replaced"),
             ('renamed', "An authenticator was renamed"),
             ('authenticator_removed', "An authenticator was removed"),
+            ('token_assigned', "A TOTP token was assigned"),
+            ('token_withdrawn', "A TOTP token was withdrawn"),
             ('removed', "TOTP was turned off"),
             ('reset', "TOTP was reset"),
             ('failed', "Wrong codes were entered"),

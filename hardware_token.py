@@ -180,14 +180,32 @@ class UserTOTPToken(ModelSQL, ModelView):
 
     @classmethod
     def assign(cls, tokens, user):
-        "Assign the free tokens to the user."
+        """Assign the free tokens to the user.
+
+        Raise TOTPTokenError if a token is not free, or if the user would have
+        more tokens than authenticators.
+        """
         pool = Pool()
+        Event = pool.get('res.user.totp_event')
         Guess = pool.get('res.user.totp_guess')
         User = pool.get('res.user')
         User.check_totp_management([user])
         cls._check_state(tokens, {'free'}, 'msg_totp_token_not_free')
+        if not tokens:
+            return
+        # Each login of the user tries all tokens that wait for a code
+        most = settings.get('max_authenticators')
+        count = cls.search([
+                ('user', '=', user.id),
+                ('state', 'in', ['assigned', 'in_use']),
+                ], count=True)
+        if count + len(tokens) > most:
+            raise TOTPTokenError(gettext(
+                    'authentication_totp.msg_totp_token_most',
+                    login=user.login, most=most))
         cls.write(tokens, {'user': user.id, 'state': 'assigned'})
         Guess.start([user.id])
+        Event.record([user], 'token_assigned')
 
     @classmethod
     def take_back(cls, tokens):
@@ -206,7 +224,7 @@ class UserTOTPToken(ModelSQL, ModelView):
         "Delete the tokens, which are free or lost."
         pool = Pool()
         User = pool.get('res.user')
-        User.check_totp_management([])
+        User.check_totp_management([t.user for t in tokens if t.user])
         cls._check_state(
             tokens, {'free', 'lost'}, 'msg_totp_token_not_discarded')
         cls.delete(tokens)
@@ -222,10 +240,13 @@ class UserTOTPToken(ModelSQL, ModelView):
     @classmethod
     def _withdraw(cls, tokens):
         pool = Pool()
+        Event = pool.get('res.user.totp_event')
         User = pool.get('res.user')
         User.check_totp_management([t.user for t in tokens if t.user])
         User.check_not_own_totp(
             [t.user for t in tokens if t.state == 'in_use'])
+        # The users of the others are told that they lose an authenticator
+        waiting = list({t.user for t in tokens if t.state == 'assigned'})
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         for token in tokens:
@@ -234,6 +255,8 @@ class UserTOTPToken(ModelSQL, ModelView):
                     where=(table.id == token.id) & (table.number != Null)))
             for user_id, number in cursor.fetchall():
                 User(user_id)._drop_totp_authenticator(number)
+        if waiting:
+            Event.record(waiting, 'token_withdrawn')
 
     @classmethod
     def release(cls, user_ids, number=None):

@@ -5,9 +5,11 @@
 from cryptography.fernet import Fernet
 
 from trytond.pool import Pool
+from trytond.pyson import PYSONDecoder
 
+from .mail import MailTestCase
 from .token_tools import MODEL, SEEDS, TokensTestCase, code_of
-from .tools import KEY, USED, Refused
+from .tools import ADDRESS, KEY, USED, Refused
 
 
 class AssignTestCase(TokensTestCase):
@@ -54,6 +56,32 @@ class AssignTestCase(TokensTestCase):
             self.act('assign', free, user=user_id, rpc=rpc)
         self.act('assign', free, user=mine, rpc=rpc)
         self.act('lose', free, rpc=rpc)
+        self.act('discard', free, rpc=rpc)
+        # A lost token is still that of its user
+        self.act('lose', id_)
+        for name in ['take_back', 'lose', 'discard']:
+            with self.assertRaises(Refused):
+                self.act(name, id_, rpc=rpc)
+        self.assertEqual(self.state(id_), ('lost', user_id))
+
+    def test_most(self):
+        "Test that a user has no more tokens than authenticators"
+        self.set_totp('max_authenticators', '2')
+        login, user_id = self.user()
+        ids = self.import_()
+        most = f"{login} would have more than 2 tokens."
+        self.assertActs(most, 'assign', *ids, user=user_id)
+        self.act('assign', ids[0], user=user_id)
+        self.assertEqual(
+            self.log_in(login, code_of(SEEDS[0], self.now))[0], user_id)
+        self.assertActs(most, 'assign', *ids[1:3], user=user_id)
+        self.act('assign', ids[1], user=user_id)
+        self.assertActs(most, 'assign', ids[2], user=user_id)
+        self.act('lose', ids[1])
+        self.act('assign', ids[2], user=user_id)
+        self.assertEqual(
+            [self.state(id_)[0] for id_ in ids],
+            ['in_use', 'lost', 'assigned', 'free'])
 
     def test_lost(self):
         "Test that a lost token dies at once, and the phone lives on"
@@ -79,7 +107,7 @@ class AssignTestCase(TokensTestCase):
         self.assertEqual(self.log_in(login, self.code())[0], user_id)
         self.assertEqual(
             self.events(user_id),
-            ['set_up', 'added', 'authenticator_removed'])
+            ['set_up', 'token_assigned', 'added', 'authenticator_removed'])
 
     def test_lost_only(self):
         "Test that the loss of the only authenticator is a reset"
@@ -90,7 +118,8 @@ class AssignTestCase(TokensTestCase):
             self.now += 30
             self.act(name, id_)
             self.assertEqual(self.state(id_)[0], state)
-            self.assertEqual(self.events(user_id), ['set_up', 'reset'])
+            self.assertEqual(
+                self.events(user_id), ['token_assigned', 'set_up', 'reset'])
             with self.transaction():
                 self.assertFalse(
                     Pool().get('res.user')(user_id).totp_enabled)
@@ -148,3 +177,81 @@ class AssignTestCase(TokensTestCase):
         self.assertEqual(
             self.log_in(login, code_of(SEEDS[0], self.now))[0], user_id)
         self.assertEqual(self.state(id_), ('in_use', user_id))
+
+
+class ToldTestCase(TokensTestCase, MailTestCase):
+    "Test that the owner is told of each change to a token (law 7)"
+
+    def test_assigned(self):
+        "Test that the owner is told what to do with a token assigned"
+        login, user_id, _ = self.owner()
+        self.assertEqual(
+            self.received(), [f"A TOTP token was assigned for {login}"])
+        text = self.text()
+        for part in ['open "Set up TOTP"', self.admin, ADDRESS]:
+            self.assertIn(part, text)
+        self.assertNotIn(SEEDS[0], text)
+        with self.transaction():
+            event, = Pool().get('res.user.totp_event').search(
+                [('user', '=', user_id)])
+            self.assertEqual(
+                (event.kind, event.actor.id, event.address, event.told),
+                ('token_assigned', self.admin_id, ADDRESS, True))
+
+    def test_withdrawn(self):
+        "Test that the owner is told of the loss of a token not in use yet"
+        for name in ['take_back', 'lose']:
+            login, user_id, id_ = self.owner(f'{name},{SEEDS[0]}')
+            self.received()
+            self.act(name, id_)
+            self.assertEqual(
+                self.received(), [f"A TOTP token was withdrawn for {login}"])
+            self.assertIn("nothing else changes", self.text())
+            self.assertEqual(
+                self.events(user_id), ['token_assigned', 'token_withdrawn'])
+            # Taking back what is lost already changes nothing for the user
+            self.act('take_back', id_)
+            self.assertEqual(self.received(), [])
+            self.assertEqual(len(self.events(user_id)), 2)
+
+    def test_several(self):
+        "Test that each user gets one e-mail about several tokens"
+        login, user_id = self.user()
+        other, other_id = self.user()
+        ids = self.import_()
+        self.act('assign', *ids[:2], user=user_id)
+        self.act('assign', *ids[2:], user=other_id)
+        self.assertEqual(sorted(self.received()), [
+                f"A TOTP token was assigned for {login}",
+                f"A TOTP token was assigned for {other}"])
+        self.log_in(other, code_of(SEEDS[3], self.now))
+        self.received()
+        self.act('take_back', *ids)
+        self.assertEqual(sorted(self.received()), [
+                f"A TOTP token was withdrawn for {login}",
+                f"A TOTP token was withdrawn for {other}",
+                f"TOTP was reset for {other}"])
+
+    def test_refused(self):
+        "Test that nobody is told of what was refused"
+        login, user_id, id_ = self.owner()
+        self.received()
+        self.assertActs("is not free", 'assign', id_, user=user_id)
+        # Without a token nothing is done
+        self.act('assign', user=user_id)
+        self.assertEqual(self.events(user_id), ['token_assigned'])
+        self.assertEqual(self.received(), [])
+
+    def test_tab(self):
+        "Test that the tab of the changes shows the events"
+        _, user_id, id_ = self.owner()
+        self.act('take_back', id_)
+        with self.transaction():
+            pool = Pool()
+            tab = pool.get('ir.action.act_window.domain')(
+                pool.get('ir.model.data').get_id(
+                    'authentication_totp', 'act_event_list_domain_changes'))
+            domain = PYSONDecoder().decode(tab.domain)
+        self.assertEqual(self.rpc.model(
+                'res.user.totp_event', 'search_count',
+                [('user', '=', user_id), domain]), 2)

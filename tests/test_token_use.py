@@ -28,7 +28,7 @@ class UseTestCase(TokensTestCase):
         code = code_of(SEEDS[0], self.now)
         self.assertEqual(self.log_in(login, code)[0], user_id)
         self.assertEqual(self.state(id_), ('in_use', user_id))
-        self.assertEqual(self.events(user_id), ['set_up'])
+        self.assertEqual(self.events(user_id), ['token_assigned', 'set_up'])
         with self.transaction():
             counter, = Pool().get('res.user.totp_counter').search(
                 [('user', '=', user_id)])
@@ -44,6 +44,54 @@ class UseTestCase(TokensTestCase):
                 self.log_in(
                     login, code_of(SEEDS[0], self.now + clock))[0], user_id)
         self.assertEqual(self.failures(user_id), 0)
+
+        def lost_code():
+            self.now += 60
+            return code_of(SEEDS[0], self.now + clock)
+        # After a reset the login waits for a code of the same token, and for
+        # the next one, as the clock of the token is off
+        admin = self.rpc = self.client(self.admin)
+        context = {
+            'active_model': 'res.user', 'active_id': user_id,
+            'active_ids': [user_id]}
+        session_id, start, _ = self.wizard(
+            admin, 'res.user.reset_totp', 'create', **context)
+        self.wizard(
+            admin, 'res.user.reset_totp', 'execute', session_id, {}, 'reset',
+            **context)
+        self.assertEqual(self.state(id_), ('assigned', user_id))
+        self.assertEqual(
+            self.log_in(login, lost_code()), (None, WRONG_TOKEN))
+        self.now -= 30
+        self.assertEqual(self.log_in(login, lost_code())[0], user_id)
+        # Lost, it dies at once, and another one takes its place
+        self.act('lose', id_)
+        other, = self.import_(f'T1,{SEEDS[1]}')
+        self.act('assign', other, user=user_id)
+        self.assertEqual(
+            self.log_in(login, lost_code()), (None, WRONG_TOKEN))
+        self.assertEqual(
+            self.log_in(login, code_of(SEEDS[1], self.now))[0], user_id)
+        self.assertIsNone(self.log_in(login, lost_code())[0])
+        self.assertEqual(self.state(id_), ('lost', user_id))
+        self.assertEqual(self.state(other), ('in_use', user_id))
+        self.assertEqual(self.events(user_id), [
+                'token_assigned', 'set_up', 'reset', 'set_up', 'reset',
+                'token_assigned', 'set_up'])
+        # Found and taken back, it serves somebody else
+        self.act('take_back', id_)
+        finder, finder_id = self.user()
+        self.act('assign', id_, user=finder_id)
+        self.now += 30
+        self.assertEqual(
+            self.log_in(finder, code_of(SEEDS[0], self.now + clock)),
+            (None, WRONG_TOKEN))
+        self.now += 30
+        self.assertEqual(
+            self.log_in(finder, code_of(SEEDS[0], self.now + clock))[0],
+            finder_id)
+        self.assertEqual(
+            self.log_in(login, code_of(SEEDS[1], self.now))[0], user_id)
 
     def test_parameters(self):
         "Test that the parameters of the token count, not those of the server"
@@ -91,13 +139,14 @@ class UseTestCase(TokensTestCase):
             self.assertEqual(
                 self.log_in(login, code), (None, WAIT % '30 seconds'))
         self.assertEqual(self.failures(user_id), 3)
-        self.assertEqual(self.events(user_id), ['failed'])
+        self.assertEqual(self.events(user_id), ['token_assigned', 'failed'])
         self.now += 30
         self.assertEqual(
             self.log_in(login, SEEDS[0]), (None, WAIT % '60 seconds'))
         self.now += 60
         self.assertEqual(self.log_in(login, '000000'), (None, LOCKED))
-        self.assertEqual(self.events(user_id), ['failed', 'locked'])
+        self.assertEqual(
+            self.events(user_id), ['token_assigned', 'failed', 'locked'])
         self.now += 10_000
         self.assertEqual(self.log_in(login, right()), (None, LOCKED))
         with self.transaction():
