@@ -134,8 +134,9 @@ class TokensTestCase(TOTPTestCase):
     def forms(self, key):
         raw = base64.b32decode(key)
         return [
-            key, key.lower(), raw.hex(), raw.hex().upper(),
-            raw.decode('latin-1'), repr(raw)[2:-1],
+            key, key.lower(),
+            ' '.join(key[i:i + 4] for i in range(0, len(key), 4)),
+            raw.hex(), raw.hex().upper(), raw.decode('latin-1'), repr(raw)[2:-1],
             *(base64.b64encode(raw[i:]).decode()[:20] for i in range(3)),
             # The file as a whole, in the same way
             *(base64.b64encode(key[i:].encode()).decode()[:20]
