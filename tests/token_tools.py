@@ -123,20 +123,32 @@ class TokensTestCase(TOTPTestCase):
         return user_id, questions[-1][1] if questions else None
 
     def dump(self):
-        "All rows of all tables"
+        "All rows of all tables, and all files"
         with self.transaction():
             tables = [
                 model.__table__() for _, model in Pool().iterobject()
                 if issubclass(model, ModelSQL)
                 and not callable(model.table_query)]
-        return str([self.sql(table.select()) for table in tables])
+        values = [
+            value for table in tables for row in self.sql(table.select())
+            for value in row]
+        with self.transaction():
+            # They are in a folder of the server
+            values += [
+                attachment.data
+                for attachment in Pool().get('ir.attachment').search([])]
+        return '\n'.join(
+            bytes(value).decode('latin-1')
+            if isinstance(value, (bytes, bytearray, memoryview))
+            else str(value) for value in values)
 
     def forms(self, key):
         raw = base64.b32decode(key)
         return [
             key, key.lower(),
             ' '.join(key[i:i + 4] for i in range(0, len(key), 4)),
-            raw.hex(), raw.hex().upper(), raw.decode('latin-1'), repr(raw)[2:-1],
+            raw.hex(), raw.hex().upper(),
+            raw.decode('latin-1'), repr(raw)[2:-1],
             *(base64.b64encode(raw[i:]).decode()[:20] for i in range(3)),
             # The file as a whole, in the same way
             *(base64.b64encode(key[i:].encode()).decode()[:20]
