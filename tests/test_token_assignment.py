@@ -64,6 +64,38 @@ class AssignTestCase(TokensTestCase):
                 self.act(name, id_, rpc=rpc)
         self.assertEqual(self.state(id_), ('lost', user_id))
 
+    def test_seen(self):
+        "Test that whoever may not write a user sees nothing of its token"
+        _, user_id, id_ = self.owner()
+        free, own = self.import_(*(
+                f'T{i},{seed}' for i, seed in enumerate(SEEDS[1:3], 1)))
+        _, mine = self.user()
+        manager, _ = self.manager(mine)
+        rpc = self.client(manager)
+        self.act('assign', own, user=mine, rpc=rpc)
+        event = 'res.user.totp_event'
+        for model, of_mine, of_other in [
+                (MODEL, own, id_), (event, *(
+                        self.rpc.model(event, 'search', [('user', '=', i)])[0]
+                        for i in [mine, user_id]))]:
+            for client, seen in [(rpc, []), (self.rpc, [of_other])]:
+                with self.subTest(model=model, seen=seen):
+                    self.assertTrue(
+                        client.model(model, 'read', [of_mine], ['user']))
+                    self.assertEqual(
+                        client.model(
+                            model, 'search', [('id', '=', of_other)]),
+                        seen)
+            for method in ['read', 'export_data']:
+                with self.assertRaises(Refused):
+                    rpc.model(model, method, [of_other], ['user'])
+        self.assertEqual(
+            rpc.model(MODEL, 'search_count', [('state', '=', 'free')]), 1)
+        self.act('lose', id_)
+        with self.assertRaises(Refused):
+            rpc.model(MODEL, 'read', [id_], ['user'])
+        self.assertTrue(rpc.model(MODEL, 'read', [free], ['serial']))
+
     def test_most(self):
         "Test that a user has no more tokens than authenticators"
         self.set_totp('max_authenticators', '2')
