@@ -34,6 +34,9 @@ MAX_TOKENS = 10_000
 _MAX_PARTS = 100 * MAX_TOKENS
 _PARTS = '\n\r\t;,<='
 _MAX_SERIAL_LENGTH = 64
+# As long as a block of SHA-512: HMAC only shortens a longer one, and each
+# login of its user would have to decrypt it
+_MAX_KEY_BITS = 1024
 # A spreadsheet takes a text that begins with one of them for a formula
 _FORMULA = '=+-@'
 # More would keep the server busy for a long time
@@ -172,6 +175,8 @@ def _check(line, serial, get_secret):
         secret = get_secret()
         if len(secret.key) * 8 < totp.MIN_KEY_BITS:
             raise Refused('msg_totp_token_key_short', bits=totp.MIN_KEY_BITS)
+        if len(secret.key) * 8 > _MAX_KEY_BITS:
+            raise Refused('msg_totp_token_key_long', bits=_MAX_KEY_BITS)
         return Token(line, serial, secret)
     except Refused as refused:
         return Token(

@@ -172,6 +172,9 @@ class CSVTestCase(FileTestCase):
             with self.subTest(text=text):
                 token, = self.assertReasons(f'1,{text}'.encode(), None)
                 self.assertEqual(token.secret, SECRET)
+        longest = bytes(range(128))
+        token, = self.assertReasons(f'1,{longest.hex()}'.encode(), None)
+        self.assertEqual(token.secret.key, longest)
         padded = base64.b32encode(KEY[:16]).decode()
         self.assertTrue(padded.endswith('='))
         for text in [padded, padded.rstrip('=')]:
@@ -220,6 +223,7 @@ class CSVTestCase(FileTestCase):
                 (f'1,{HEX[:30]}', 'key_short', {'bits': 128}),
                 (f'1,{base64.b32encode(KEY[:15]).decode()}', 'key_short',
                     {'bits': 128}),
+                (f'1,{"ab" * 129}', 'key_long', {'bits': 1024}),
                 (f'1,{BASE32},HOTP', 'hotp', {}),
                 (f'1,{BASE32},oath-hotp-sha1', 'hotp', {}),
                 (f'1,{BASE32},md5', 'algorithm', {}),
