@@ -90,6 +90,7 @@ class RuledExportMixin:
     Tryton checks an export in Python, where the rules of the users do not
     count.
     """
+    __slots__ = ()
 
     @classmethod
     def export_data(cls, records, fields_names, header=False):
