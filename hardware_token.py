@@ -193,6 +193,13 @@ class UserTOTPToken(ModelSQL, ModelView):
         cls._check_state(tokens, {'free'}, 'msg_totp_token_not_free')
         if not tokens:
             return
+        Guess.start([user.id])
+        guess = Guess.__table__()
+        # Those who assign tokens to the same user at once would not count what
+        # the others assign, so that one of them has to begin again
+        Transaction().connection.cursor().execute(*guess.update(
+                [guess.failures], [guess.failures],
+                where=guess.user == user.id))
         # Each login of the user tries all tokens that wait for a code
         most = settings.get('max_authenticators')
         count = cls.search([
@@ -204,7 +211,6 @@ class UserTOTPToken(ModelSQL, ModelView):
                     'authentication_totp.msg_totp_token_most',
                     login=user.login, most=most))
         cls.write(tokens, {'user': user.id, 'state': 'assigned'})
-        Guess.start([user.id])
         Event.record([user], 'token_assigned')
 
     @classmethod

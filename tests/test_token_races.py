@@ -98,6 +98,21 @@ class TokenRacesTestCase(TokensTestCase):
                 sum(self.events(user_id).count('token_assigned')
                     for user_id in users), i + 1)
 
+    def test_most_at_once(self):
+        "Test that tokens assigned at once are not more than a user may have"
+        self.set_totp('max_authenticators', '2')
+        clients = self.administrators()
+        for i in range(ROUNDS):
+            _, user_id = self.user()
+            ids = self.import_(*(
+                    f'T{i}-{j},{seed}' for j, seed in enumerate(SEEDS)))
+            done = self.together(*(
+                    self.ready('assign', id_, rpc, user=user_id)
+                    for id_, rpc in zip(ids, clients, strict=True)))
+            self.assertEqual(len(done), 2)
+            self.assertEqual(self.rpc.model(
+                    MODEL, 'search_count', [('user', '=', user_id)]), 2)
+
     def test_imported_at_once(self):
         "Test that a file is imported once by administrators at once"
         clients = self.administrators()
