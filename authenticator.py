@@ -142,7 +142,7 @@ class UserTOTPCounter(ModelSQL):
         failure. The caller must commit it before the answer leaves.
         Raise TOTPCodeRepeatedError without counting it if the code comes again
         from the network that used it, while the authenticator shows it.
-        Raise TOTPUnreadableError if no key opens the secrets of the user.
+        Raise TOTPUnreadableError if no key decrypts the secrets of the user.
         Raise TOTPWaitError without looking at the code if there were too many
         failures (RFC 4226 section 7.3, NIST SP 800-63B-4 section 3.2.2).
         The code stays usable until consume accepts the match.
@@ -260,7 +260,7 @@ class UserTOTPCounter(ModelSQL):
         """Return the numbers of the authenticators, the Secret and State of
         each, and whether they have to be sealed anew.
 
-        Raise ValueError if no key opens them.
+        Raise ValueError if no key decrypts them.
         """
         pool = Pool()
         User = pool.get('res.user')

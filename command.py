@@ -45,7 +45,7 @@ examples:
 
 exit codes:
   0  it is done
-  1  it could not be done, or no key opens some secrets, and a line on the
+  1  it could not be done, or no key decrypts some secrets, and a line on the
      standard error says so
   2  the command was not called as it must be
 
@@ -224,9 +224,9 @@ def status(options):
 
 
 def _exit_unreadable(users, tokens):
-    "Exit if there are users or tokens with a secret that no key opens."
+    "Exit if there are users or tokens with a secret that no key decrypts."
     if failed := ", ".join(
-            f"{kind} with a secret that no key opens: {len(names)}"
+            f"{kind} with a secret that no key decrypts: {len(names)}"
             for kind, names in [("users", users), ("tokens", tokens)]
             if names):
         sys.exit(failed)
@@ -242,7 +242,7 @@ def _status(User, login):
     tokens = User.unreadable_totp_tokens() if login is None else []
     return [
         *(_describe(user, user.id in unreadable) for user in users),
-        *(f'token "{_line(serial)}": no key opens the secret'
+        *(f'token "{_line(serial)}": no key decrypts the secret'
             for serial in tokens),
         ], unreadable, tokens
 
@@ -260,7 +260,7 @@ def _describe(user, unreadable):
     if user.totp_locked:
         text += ", locked"
     if unreadable:
-        text += ", no key opens the secret"
+        text += ", no key decrypts the secret"
     return text
 
 
@@ -271,7 +271,7 @@ def reset(options):
     _transact(
         options, lambda User: User.reset_totp(
             _find(User, options.login), tell=not options.quiet))
-    print(f'TOTP of "{options.login}" is reset')
+    print(f'TOTP was reset for "{options.login}"')
 
 
 def _reset_all(options):
@@ -292,7 +292,7 @@ def _reset_all(options):
 def _confirm(question):
     "Exit unless the user at the terminal agrees."
     if not sys.stdin.isatty():
-        sys.exit("there is no terminal to ask for confirmation: add --yes")
+        sys.exit("no terminal to ask for confirmation: add --yes")
     print(f"{question} [y/N] ", end='', file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in {'y', 'yes'}:
         sys.exit("nothing is reset")
@@ -301,14 +301,14 @@ def _confirm(question):
 def unlock(options):
     _transact(
         options, lambda User: User.unlock_totp(_find(User, options.login)))
-    print(f'TOTP of "{options.login}" is unlocked')
+    print(f'TOTP was unlocked for "{options.login}"')
 
 
 def reseal(options):
     if not settings.get('encryption_keys'):
         sys.exit(
             "[authentication_totp] encryption_keys is not set: "
-            "there is no key to seal with")
+            "there is no key to encrypt with")
     _transact(options, lambda User: User.drop_totp_token_files())
     users = _transact(options, lambda User: User.totp_owners())
     tokens = _transact(options, lambda User: User.totp_tokens())
@@ -319,9 +319,9 @@ def reseal(options):
     for name in [
             *(f'"{_line(login)}"' for login in logins),
             *(f'the token "{_line(serial)}"' for serial in serials)]:
-        print(f'no key opens the secret of {name}', file=sys.stderr)
+        print(f'no key decrypts the secret of {name}', file=sys.stderr)
     _exit_unreadable(logins, serials)
-    text = f"all secrets are sealed with the first key, users: {len(users)}"
+    text = f"all secrets are encrypted with the first key, users: {len(users)}"
     print(f"{text}, tokens: {len(tokens)}" if tokens else text)
 
 

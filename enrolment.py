@@ -244,7 +244,7 @@ class User(metaclass=PoolMeta):
 
         Whoever calls it answers for the proof.
         Raise TOTPSetupError if there is no such authenticator, and
-        TOTPUnreadableError if no key opens the secrets.
+        TOTPUnreadableError if no key decrypts the secrets.
         """
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')

@@ -129,7 +129,7 @@ class UserTOTPToken(ModelSQL, ModelView):
     def unseal(cls, serial, stored):
         """Return the Secret and whether it has to be sealed anew.
 
-        Raise ValueError if no key opens it.
+        Raise ValueError if no key decrypts it.
         """
         values, stale = seal.unseal(
             stored, settings.get('encryption_keys'), **cls._place(serial))
@@ -303,7 +303,7 @@ class UserTOTPToken(ModelSQL, ModelView):
         """Seal the secrets of the tokens with the first key, where they are
         not yet.
 
-        Return the serial numbers of those that no key opens, which are left as
+        Return the serial numbers of those that no key decrypts, which are left as
         they are.
         """
         table = cls.__table__()
@@ -326,7 +326,7 @@ class UserTOTPToken(ModelSQL, ModelView):
 
     @classmethod
     def unreadable(cls, most=None):
-        """Return the serial numbers of the tokens whose secrets no key opens,
+        """Return the serial numbers of the tokens whose secrets no key decrypts,
         and how many were tried.
 
         most: how many sealed ones are tried, any of them; all by default

@@ -45,7 +45,7 @@ class User(metaclass=PoolMeta):
         """Seal the secrets of the users, in force and waiting, with the first
         key, where they are not yet.
 
-        Return the users with a secret that no key opens, which is left as it
+        Return the users with a secret that no key decrypts, which is left as it
         is.
         """
         pool = Pool()
@@ -129,7 +129,7 @@ class User(metaclass=PoolMeta):
         if count:
             notice.tell(
                 logger, "users whose TOTP secrets are stored in clear in the "
-                "database %s: %d; to seal them, run trytond_totp reseal",
+                "database %s: %d; to encrypt them, run trytond_totp reseal",
                 Transaction().database.name, count)
 
     @classmethod
@@ -146,7 +146,7 @@ class User(metaclass=PoolMeta):
         unreadable = cls._unreadable_totp_owners(rows)
         if unreadable:
             notice.tell(
-                logger, "users whose TOTP secret no key opens in the database "
+                logger, "users whose TOTP secret no key decrypts in the database "
                 "%s: %d of %d tried; their codes cannot be checked until the "
                 "key is back in the file of encryption_keys; "
                 "trytond_totp status names them",
@@ -154,7 +154,7 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def unreadable_totp_owners(cls, users):
-        "Return the set of ids of the users whose secrets no key opens."
+        "Return the set of ids of the users whose secrets no key decrypts."
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         unreadable = set()

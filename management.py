@@ -97,7 +97,7 @@ class User(metaclass=PoolMeta):
         one is to reset.
         Raise TOTPAccessError if it is the user of the transaction,
         TOTPSetupError if there is no such authenticator, and
-        TOTPUnreadableError if no key opens the secrets.
+        TOTPUnreadableError if no key decrypts the secrets.
         """
         cls.check_totp_management([user])
         cls.check_not_own_totp([user])

@@ -19,7 +19,7 @@ CLEAR = '{'
 
 
 class SealError(ValueError):
-    "A stored text that no key opens or that belongs to another place"
+    "A stored text that no key decrypts or that belongs to another place"
 
 
 if MISSING:
@@ -72,7 +72,7 @@ def unseal(stored, keys, **place):
     """Return the values that were sealed, and whether they are stale.
 
     Stale values are not encrypted with the first key.
-    Raise SealError if no key opens the text or if it was sealed for another
+    Raise SealError if no key decrypts the text or if it was sealed for another
     place.
     """
     try:

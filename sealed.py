@@ -117,7 +117,7 @@ class User(metaclass=PoolMeta):
 
     def _get_totp_secrets(self):
         """Return the generation and a dictionary from the number of each
-        authenticator to its Secret, None if no key opens them.
+        authenticator to its Secret, None if no key decrypts them.
         """
         table = self.__table__()
         cursor = Transaction().connection.cursor()
@@ -138,7 +138,7 @@ class User(metaclass=PoolMeta):
     def _get_readable_totp_secrets(self):
         """Return what _get_totp_secrets does.
 
-        Raise TOTPUnreadableError if no key opens the secrets.
+        Raise TOTPUnreadableError if no key decrypts the secrets.
         """
         generation, secrets = self._get_totp_secrets()
         if secrets is None:
@@ -153,7 +153,7 @@ class User(metaclass=PoolMeta):
 
         stored: the text in the column totp_secret
         generation: the number in the column totp_generation
-        Raise ValueError if no key opens them, or if they were sealed for
+        Raise ValueError if no key decrypts them, or if they were sealed for
         another place.
         """
         values, stale = seal.unseal(

@@ -140,7 +140,7 @@ def tell():
     if not config.get(_SECTION, 'encryption_keys', default='').strip():
         notice.tell(
             logger, "[%s] encryption_keys is not set: "
-            "the secrets are stored in clear in the database", _SECTION)
+            "the secrets are stored unencrypted in the database", _SECTION)
     unusual = [
         f'{name} = {get(name)}' for name in parameters()
         if str(get(name)) != _SETTINGS[name][0]]

@@ -319,7 +319,7 @@ class User(metaclass=PoolMeta):
             Event.record([self], 'reset')
             return
         generation, secrets = self._get_totp_secrets()
-        # Without its row the authenticator is dead, even if no key opens the
+        # Without its row the authenticator is dead, even if no key decrypts the
         # secrets
         if secrets and secrets.pop(number, None):
             self._put_totp_secrets(generation, secrets)
@@ -346,7 +346,7 @@ class User(metaclass=PoolMeta):
         """Seal the secrets of the tokens with the first key, where they are
         not yet.
 
-        Return the serial numbers of those that no key opens, which are left as
+        Return the serial numbers of those that no key decrypts, which are left as
         they are. What was read of files and not imported yet is removed.
         """
         pool = Pool()
@@ -357,7 +357,7 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def unreadable_totp_tokens(cls):
-        "Return the serial numbers of the tokens whose secrets no key opens."
+        "Return the serial numbers of the tokens whose secrets no key decrypts."
         pool = Pool()
         Token = pool.get('res.user.totp_token')
         unreadable, _ = Token.unreadable()
@@ -378,7 +378,7 @@ class User(metaclass=PoolMeta):
         if count := Token.count_clear():
             notice.tell(
                 logger, "TOTP tokens whose secrets are stored in clear in the "
-                "database %s: %d; to seal them, run trytond_totp reseal",
+                "database %s: %d; to encrypt them, run trytond_totp reseal",
                 Transaction().database.name, count)
 
     @classmethod
@@ -389,7 +389,7 @@ class User(metaclass=PoolMeta):
         unreadable, tried = Token.unreadable(most)
         if unreadable:
             notice.tell(
-                logger, "TOTP tokens whose secret no key opens in the "
+                logger, "TOTP tokens whose secret no key decrypts in the "
                 "database %s: %d of %d tried; nobody can confirm them with a "
                 "code until the key is back in the file of encryption_keys; "
                 "trytond_totp status names them",

@@ -337,7 +337,7 @@ class AuthenticatorsTestCase(TOTPTestCase):
         self.assertEqual(self.failures(self.user_id), 0)
 
     def test_unreadable(self):
-        "Test that nothing is lost while no key opens the secrets"
+        "Test that nothing is lost while no key decrypts the secrets"
         self.keys['Authenticator'] = KEY
         key, other = [Fernet.generate_key().decode() for _ in range(2)]
         self.set_keys(key)

@@ -168,7 +168,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         self.assertEqual(self.assertDone('status', carol), f'{carol}: off\n')
 
     def test_status_unreadable(self):
-        "Test that secrets which no key opens are marked, and the exit code"
+        "Test that secrets which no key decrypts are marked, and the exit code"
         self.set_keys(self.key1)
         lost, _ = self.user(KEY)
         self.set_keys(self.key2)
@@ -180,9 +180,9 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
             '%s: on since 2033-05-18 03:33:20 UTC, 0 recovery codes left, '
             '0 failures')
         self.assertEqual(output.splitlines(), [
-                (line % lost) + ', no key opens the secret', line % good])
+                (line % lost) + ', no key decrypts the secret', line % good])
         self.assertEqual(
-            error, "users with a secret that no key opens: 1\n")
+            error, "users with a secret that no key decrypts: 1\n")
         self.assertEqual(self.main('status', lost)[0], 1)
         for login in [good, without]:
             self.assertDone('status', login)
@@ -190,7 +190,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         self.assertDone('status')
 
     def test_status_tokens(self):
-        "Test that tokens which no key opens are named, and the exit code"
+        "Test that tokens which no key decrypts are named, and the exit code"
         self.set_keys(self.key1)
         lost, _ = self.user(KEY)
         with self.transaction():
@@ -206,16 +206,16 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         code, output, error = self.main('status')
         self.assertEqual(code, 1)
         self.assertEqual(output.splitlines()[1:], [
-                'token "status 2": no key opens the secret',
-                'token "status 1": no key opens the secret'])
+                'token "status 2": no key decrypts the secret',
+                'token "status 1": no key decrypts the secret'])
         self.assertEqual(
-            error, "users with a secret that no key opens: 1, "
-            "tokens with a secret that no key opens: 2\n")
+            error, "users with a secret that no key decrypts: 1, "
+            "tokens with a secret that no key decrypts: 2\n")
         # The line of one user is about this user alone
         _, output, error = self.main('status', lost)
         self.assertNotIn('token "', output)
         self.assertEqual(
-            error, "users with a secret that no key opens: 1\n")
+            error, "users with a secret that no key decrypts: 1\n")
 
     def test_status_one_line(self):
         "Test that a login which holds a line's end makes no line"
@@ -242,7 +242,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         _, other_id = self.user(KEY)
         self.start_setup(login, self.code())
         self.assertEqual(
-            self.assertDone('reset', login), f'TOTP of "{login}" is reset\n')
+            self.assertDone('reset', login), f'TOTP was reset for "{login}"\n')
         self.assertEqual(self.stored(user_id), [])
         self.assertEqual(self.events(user_id), ['set_up', 'reset'])
         # The set-up of both, and the reset
@@ -268,7 +268,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         self.assertIsNone(self.log_in(login))
         self.assertEqual(
             self.assertDone('unlock', login),
-            f'TOTP of "{login}" is unlocked\n')
+            f'TOTP was unlocked for "{login}"\n')
         self.assertEqual(self.log_in(login), user_id)
         self.assertEqual(self.events(user_id)[-1], 'unlocked')
 
@@ -285,7 +285,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         before = self.stored(new_id)
         self.assertEqual(
             self.assertDone('reseal'),
-            "all secrets are sealed with the first key, users: 4\n")
+            "all secrets are encrypted with the first key, users: 4\n")
         # The old key is needed no more
         self.set_keys(self.key2)
         for login, user_id in [(clear, clear_id), (old, old_id)]:
@@ -333,7 +333,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         self.user(KEY)
         self.assertFails(
             "[authentication_totp] encryption_keys is not set: "
-            "there is no key to seal with", 'reseal')
+            "there is no key to encrypt with", 'reseal')
 
     def test_reseal_unreadable(self):
         "Test that a secret that opens with no key is named and left"
@@ -353,10 +353,10 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         self.assertEqual((code, output), (1, ''))
         self.assertEqual(
             error.splitlines(), [
-                f'no key opens the secret of "{lost}"',
-                f'no key opens the secret of "{waiting}"',
-                f'no key opens the secret of "{copied}"',
-                "users with a secret that no key opens: 3",
+                f'no key decrypts the secret of "{lost}"',
+                f'no key decrypts the secret of "{waiting}"',
+                f'no key decrypts the secret of "{copied}"',
+                "users with a secret that no key decrypts: 3",
                 ])
         self.assertEqual(before, [self.stored(id_) for id_ in bad])
         self.assertEqual(self.events(lost_id), ['set_up'])
@@ -629,7 +629,7 @@ class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
         self.assertEqual(
             self.run_command(
                 '-c', self.config, '-c', more, '-d', 'full', 'reseal'),
-            (0, "all secrets are sealed with the first key, users: 1\n", ''))
+            (0, "all secrets are encrypted with the first key, users: 1\n", ''))
         # Without the keys
         code, _, _ = self.run_command(
             '-c', self.config, '-d', 'full', 'reseal')
@@ -690,7 +690,7 @@ class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
                 TRYTOND_SSL__CERTIFICATE='true',
                 TRYTOND_WEB__HOSTNAME='tryton.example.com:8443',
                 TRYTOND_WEB__ROOT_PATH='/erp'),
-            (0, 'TOTP of "admin" is unlocked\n', ''))
+            (0, 'TOTP was unlocked for "admin"\n', ''))
         message, = inbox.messages
         self.assertEqual(message['To'], 'admin@example.com')
         text = message.get_body(['plain']).get_content().splitlines()
@@ -705,7 +705,7 @@ class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
             self.run_command(
                 '-c', self.config, '-d', 'full', 'unlock', 'alice',
                 TRYTOND_EMAIL__URI='smtp://127.0.0.1:1'),
-            (0, 'TOTP of "alice" is unlocked\n', ''))
+            (0, 'TOTP was unlocked for "alice"\n', ''))
 
 
 @unittest.skipUnless(

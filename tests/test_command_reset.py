@@ -16,7 +16,7 @@ from .mail import MailTestCase
 from .test_command import CommandMixin, Terminal
 from .tools import KEY
 
-ANSWER = "TOTP is reset, users: %d\n"
+ANSWER = "TOTP was reset, users: %d\n"
 
 
 class ResetTestCase(CommandMixin, MailTestCase):
@@ -93,7 +93,7 @@ class ResetTestCase(CommandMixin, MailTestCase):
             with self.subTest(answer=answer):
                 self.assertEqual(
                     self.ask(answer),
-                    (1, '', f'{question}nothing is reset\n'))
+                    (1, '', f'{question}nothing was reset\n'))
                 self.assertEqual(self.enabled(), [True] * 5)
         self.assertEqual(self.ask('y\n'), (0, ANSWER % 5, question))
         self.assertEqual(self.enabled(), [False] * 5)
@@ -104,7 +104,7 @@ class ResetTestCase(CommandMixin, MailTestCase):
         "Test that a script has to confirm"
         with patch('sys.stdin', io.StringIO('y\n')):
             self.assertFails(
-                "there is no terminal to ask for confirmation: add --yes",
+                "no terminal to ask for confirmation: add --yes",
                 'reset', '--all')
         self.assertEqual(self.enabled(), [True] * 5)
 

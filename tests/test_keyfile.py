@@ -246,7 +246,7 @@ class LostTestCase(TOTPTestCase):
     def assertLine(self, count, tried):
         with self.assertLogs(LOGGER, 'ERROR') as logs:
             self.load()
-        line, = [line for line in logs.output if "no key opens" in line]
+        line, = [line for line in logs.output if "no key decrypts" in line]
         self.assertIn(f': {count} of {tried} tried; ', line)
         self.assertIn('trytond_totp status', line)
 

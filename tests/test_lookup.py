@@ -74,7 +74,7 @@ class LookupTestCase(TOTPTestCase):
         ids = [self.named(login) for login in ['look.bob', 'LOOK.BOB']]
         self.assertEqual(
             self.main('reset', 'LOOK.BOB'),
-            (0, 'TOTP of "LOOK.BOB" is reset\n', ''))
+            (0, 'TOTP was reset for "LOOK.BOB"\n', ''))
         self.assertTrue(self.stored_secret(ids[0]))
         self.assertIsNone(self.stored_secret(ids[1]))
         self.assertUnknown('Look.Bob', 'look.bob', 'LOOK.BOB')

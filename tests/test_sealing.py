@@ -448,7 +448,7 @@ class SealingTestCase(TOTPTestCase):
         self.assertEqual(code, 0)
         self.assertEqual(
             error, "[authentication_totp] encryption_keys is not set: "
-            "the secrets are stored in clear in the database\n")
+            "the secrets are stored unencrypted in the database\n")
         for path in [
                 self.key_file() + '.missing', self.key_file(),
                 self.key_file(self.key1[:-2]), self.key_file(self.key1, 'x'),

@@ -41,7 +41,7 @@ MISSING = (
 START = 'from trytond.pool import Pool; Pool.start()'
 # What is said of the policy and of the database
 POLICY = "'topt' is not a login method in the database full"
-CLEAR = "stored in clear in the database full: 1;"
+CLEAR = "stored unencrypted in the database full: 1;"
 CLOCK = "the clock of this machine was set back"
 # What is said of the settings
 NO_KEYS = "[authentication_totp] encryption_keys is not set"

@@ -161,7 +161,7 @@ class AssignTestCase(TokensTestCase):
                 self.log_in(login)[1])
 
     def test_lost_unreadable(self):
-        "Test that a token dies even if no key opens the secrets"
+        "Test that a token dies even if no key decrypts the secrets"
         key = Fernet.generate_key().decode()
         self.set_keys(key)
         login, user_id = self.user(KEY)

@@ -137,20 +137,20 @@ class ResealTestCase(TokensTestCase):
                 'trytond.modules', logging.ERROR) as logs:
             Pool().get('res.user')._check_totp_sealed()
         self.assertIn(
-            "TOTP tokens whose secrets are stored in clear in the database "
-            f"{DB_NAME}: 4; to seal them, run trytond_totp reseal",
+            "TOTP tokens whose secrets are stored unencrypted in the database "
+            f"{DB_NAME}: 4; to encrypt them, run trytond_totp reseal",
             logs.output[-1])
 
 
 class LostKeyTestCase(TokensTestCase):
-    "Test that the server says which tokens no key opens"
+    "Test that the server says which tokens no key decrypts"
 
     def assertLine(self, count, tried):
         with self.assertLogs('trytond.modules', logging.ERROR) as logs:
             self.load()
-        line, = [line for line in logs.output if "no key opens" in line]
+        line, = [line for line in logs.output if "no key decrypts" in line]
         self.assertIn(
-            "TOTP tokens whose secret no key opens in the database "
+            "TOTP tokens whose secret no key decrypts in the database "
             f"{DB_NAME}: {count} of {tried} tried; ", line)
         self.assertIn('trytond_totp status', line)
 
