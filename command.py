@@ -215,13 +215,21 @@ def _find(User, login):
 
 
 def status(options):
-    lines, unreadable = _transact(options, _status, options.login)
+    lines, users, tokens = _transact(options, _status, options.login)
     for line in lines:
         print(line)
-    if unreadable:
-        # The lines come first if both go to the same file
-        sys.stdout.flush()
-        sys.exit(f"users whose secret no key decrypts: {unreadable}")
+    # The lines come first if both go to the same file
+    sys.stdout.flush()
+    _exit_unreadable(users, tokens)
+
+
+def _exit_unreadable(users, tokens):
+    "Exit if there are users or tokens whose secret no key decrypts."
+    if failed := ", ".join(
+            f"{kind} whose secret no key decrypts: {len(names)}"
+            for kind, names in [("users", users), ("tokens", tokens)]
+            if names):
+        sys.exit(failed)
 
 
 def _status(User, login):
@@ -231,9 +239,12 @@ def _status(User, login):
         users = User.search(
             [('totp_enabled', '=', True)], order=[('login', 'ASC')])
     unreadable = User.unreadable_totp_owners(users)
+    tokens = User.unreadable_totp_tokens() if login is None else []
     return [
-        _describe(user, user.id in unreadable) for user in users
-        ], len(unreadable)
+        *(_describe(user, user.id in unreadable) for user in users),
+        *(f'token "{_line(serial)}": no key decrypts the secret'
+            for serial in tokens),
+        ], unreadable, tokens
 
 
 def _describe(user, unreadable):
@@ -309,11 +320,7 @@ def reseal(options):
             *(f'"{_line(login)}"' for login in logins),
             *(f'the token "{_line(serial)}"' for serial in serials)]:
         print(f'no key decrypts the secret of {name}', file=sys.stderr)
-    if failed := ", ".join(
-            f"{kind} whose secret no key decrypts: {len(names)}"
-            for kind, names in [("users", logins), ("tokens", serials)]
-            if names):
-        sys.exit(failed)
+    _exit_unreadable(logins, serials)
     text = f"all secrets are encrypted with the first key, users: {len(users)}"
     print(f"{text}, tokens: {len(tokens)}" if tokens else text)
 

@@ -49,6 +49,8 @@ class UserTOTPEvent(ModelSQL, ModelView):
             ('replaced', "All authenticators were replaced"),
             ('renamed', "An authenticator was renamed"),
             ('authenticator_removed', "An authenticator was removed"),
+            ('token_assigned', "A TOTP token was assigned"),
+            ('token_withdrawn', "A TOTP token was withdrawn"),
             ('removed', "TOTP was turned off"),
             ('reset', "TOTP was reset"),
             ('failed', "Wrong codes were entered"),

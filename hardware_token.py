@@ -7,7 +7,7 @@ from itertools import islice
 
 from sql import Conflict, Literal, Null
 from sql.aggregate import Count
-from sql.functions import CurrentTimestamp
+from sql.functions import CurrentTimestamp, Random
 
 from trytond.i18n import gettext
 from trytond.model import Index, ModelSQL, ModelView, Unique, fields
@@ -180,14 +180,38 @@ class UserTOTPToken(ModelSQL, ModelView):
 
     @classmethod
     def assign(cls, tokens, user):
-        "Assign the free tokens to the user."
+        """Assign the free tokens to the user.
+
+        Raise TOTPTokenError if a token is not free, or if the user would have
+        more tokens than authenticators.
+        """
         pool = Pool()
+        Event = pool.get('res.user.totp_event')
         Guess = pool.get('res.user.totp_guess')
         User = pool.get('res.user')
         User.check_totp_management([user])
         cls._check_state(tokens, {'free'}, 'msg_totp_token_not_free')
-        cls.write(tokens, {'user': user.id, 'state': 'assigned'})
+        if not tokens:
+            return
         Guess.start([user.id])
+        guess = Guess.__table__()
+        # Those who assign tokens to the same user at once would not count what
+        # the others assign, so that one of them has to begin again
+        Transaction().connection.cursor().execute(*guess.update(
+                [guess.failures], [guess.failures],
+                where=guess.user == user.id))
+        # Each login of the user tries all tokens that wait for a code
+        most = settings.get('max_authenticators')
+        count = cls.search([
+                ('user', '=', user.id),
+                ('state', 'in', ['assigned', 'in_use']),
+                ], count=True)
+        if count + len(tokens) > most:
+            raise TOTPTokenError(gettext(
+                    'authentication_totp.msg_totp_token_most',
+                    login=user.login, most=most))
+        cls.write(tokens, {'user': user.id, 'state': 'assigned'})
+        Event.record([user], 'token_assigned')
 
     @classmethod
     def take_back(cls, tokens):
@@ -206,7 +230,7 @@ class UserTOTPToken(ModelSQL, ModelView):
         "Delete the tokens, which are free or lost."
         pool = Pool()
         User = pool.get('res.user')
-        User.check_totp_management([])
+        User.check_totp_management([t.user for t in tokens if t.user])
         cls._check_state(
             tokens, {'free', 'lost'}, 'msg_totp_token_not_discarded')
         cls.delete(tokens)
@@ -222,10 +246,13 @@ class UserTOTPToken(ModelSQL, ModelView):
     @classmethod
     def _withdraw(cls, tokens):
         pool = Pool()
+        Event = pool.get('res.user.totp_event')
         User = pool.get('res.user')
         User.check_totp_management([t.user for t in tokens if t.user])
         User.check_not_own_totp(
             [t.user for t in tokens if t.state == 'in_use'])
+        # The users of the others are told that they lose an authenticator
+        waiting = list({t.user for t in tokens if t.state == 'assigned'})
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         for token in tokens:
@@ -234,6 +261,8 @@ class UserTOTPToken(ModelSQL, ModelView):
                     where=(table.id == token.id) & (table.number != Null)))
             for user_id, number in cursor.fetchall():
                 User(user_id)._drop_totp_authenticator(number)
+        if waiting:
+            Event.record(waiting, 'token_withdrawn')
 
     @classmethod
     def release(cls, user_ids, number=None):
@@ -294,6 +323,31 @@ class UserTOTPToken(ModelSQL, ModelView):
                         [table.secret], [cls._seal(serial, secret)],
                         where=(table.id == id_) & (table.secret == stored)))
         return unreadable
+
+    @classmethod
+    def unreadable(cls, most=None):
+        """Return the serial numbers of the tokens whose secrets no key decrypts,
+        and how many were tried.
+
+        most: how many sealed ones are tried, any of them; all by default
+        """
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        query = table.select(
+            table.serial, table.secret, order_by=[table.serial, table.id])
+        if most is not None:
+            query.where = ~table.secret.like(f'{seal.CLEAR}%')
+            query.order_by = Random()
+            query.limit = most
+        cursor.execute(*query)
+        rows = cursor.fetchall()
+        unreadable = []
+        for serial, stored in rows:
+            try:
+                cls.unseal(serial, stored)
+            except ValueError:
+                unreadable.append(serial)
+        return unreadable, len(rows)
 
     @classmethod
     def count_clear(cls):

@@ -10,7 +10,7 @@ from trytond.transaction import Transaction, without_check_access
 from .exceptions import TOTPAccessError
 
 _PACKAGE = __name__.rpartition('.')[0]
-# Users who may write other users can read these models
+# Users who may write other users can read what concerns those users
 _READABLE = {'res.user.totp_event', 'res.user.totp_token'}
 _CLOSED = dict.fromkeys(['read', 'write', 'create', 'delete'], False)
 # Core opens these models to every user, which would make TOTP useless
@@ -96,11 +96,39 @@ class Rule(metaclass=PoolMeta):
     # In 8.2, reports of an administrator check only the rules
     @classmethod
     def domain_get(cls, model_name, mode='read'):
-        if (Transaction().check_access
-                and model_name not in _READABLE
-                and _is_closed(model_name)):
+        if not (Transaction().check_access and _is_closed(model_name)):
+            return super().domain_get(model_name, mode=mode)
+        if model_name not in _READABLE:
             return [('id', 'in', [])]
-        return super().domain_get(model_name, mode=mode)
+        domain = super().domain_get(model_name, mode=mode)
+        # Those who may write only some users see nothing of the others
+        if users := super().domain_get('res.user', mode='write'):
+            domain = [
+                domain,
+                ['OR', ('user', '=', None), ('user', 'where', users)]]
+        return domain
+
+
+class RuledExportMixin:
+    """Records of which nobody exports more than the rules let read
+
+    Tryton checks an export in Python, where the rules of the users do not
+    count.
+    """
+    __slots__ = ()
+
+    @classmethod
+    def export_data(cls, records, fields_names, header=False):
+        cls.read([r.id for r in records], ['id'])
+        return super().export_data(records, fields_names, header=header)
+
+
+class UserTOTPEvent(RuledExportMixin, metaclass=PoolMeta):
+    __name__ = 'res.user.totp_event'
+
+
+class UserTOTPToken(RuledExportMixin, metaclass=PoolMeta):
+    __name__ = 'res.user.totp_token'
 
 
 def _is_closed(name):

@@ -21,7 +21,7 @@ from . import clock, notice, seal, settings
 logger = logging.getLogger(__name__)
 
 _CLEAR = f'{seal.CLEAR}%'
-# How many secrets are opened when a database is loaded
+# How many secrets of each kind are opened when a database is loaded
 _SAMPLE = 100
 
 
@@ -115,7 +115,7 @@ class User(metaclass=PoolMeta):
         else:
             if keys:
                 cls._check_totp_sealed()
-            cls._check_totp_readable()
+            cls._check_totp_readable(_SAMPLE)
         cls._check_totp_clock()
 
     @classmethod
@@ -133,7 +133,7 @@ class User(metaclass=PoolMeta):
                 Transaction().database.name, count)
 
     @classmethod
-    def _check_totp_readable(cls):
+    def _check_totp_readable(cls, most):
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         # Any of them, so that restarts find also what concerns few users
@@ -141,7 +141,7 @@ class User(metaclass=PoolMeta):
                 table.id, table.totp_secret,
                 Coalesce(table.totp_generation, 0),
                 where=~table.totp_secret.like(_CLEAR),
-                order_by=Random(), limit=_SAMPLE))
+                order_by=Random(), limit=most))
         rows = cursor.fetchall()
         unreadable = cls._unreadable_totp_owners(rows)
         if unreadable:

@@ -357,6 +357,14 @@ class User(metaclass=PoolMeta):
         return Token.reseal(ids)
 
     @classmethod
+    def unreadable_totp_tokens(cls):
+        "Return the serial numbers of the tokens whose secrets no key decrypts."
+        pool = Pool()
+        Token = pool.get('res.user.totp_token')
+        unreadable, _ = Token.unreadable()
+        return unreadable
+
+    @classmethod
     def clean_totp(cls):
         pool = Pool()
         File = pool.get('res.user.totp_token_file')
@@ -373,6 +381,20 @@ class User(metaclass=PoolMeta):
                 logger, "TOTP tokens whose secrets are stored unencrypted in the "
                 "database %s: %d; to encrypt them, run trytond_totp reseal",
                 Transaction().database.name, count)
+
+    @classmethod
+    def _check_totp_readable(cls, most):
+        pool = Pool()
+        Token = pool.get('res.user.totp_token')
+        super()._check_totp_readable(most)
+        unreadable, tried = Token.unreadable(most)
+        if unreadable:
+            notice.tell(
+                logger, "TOTP tokens whose secret no key decrypts in the "
+                "database %s: %d of %d tried; nobody can confirm them with a "
+                "code until the key is back in the file of encryption_keys; "
+                "trytond_totp status names them",
+                Transaction().database.name, len(unreadable), tried)
 
 
 def _simplify(serial):

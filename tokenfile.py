@@ -13,7 +13,9 @@ import csv
 import datetime as dt
 import io
 import re
+from collections import Counter
 from typing import Any, NamedTuple
+from unicodedata import normalize
 from xml.etree import ElementTree
 
 from . import totp
@@ -27,11 +29,22 @@ except ImportError:
 # In bytes
 MAX_SIZE = 20 * 2**20
 MAX_TOKENS = 10_000
+# A file of so many tokens has fewer lines, cells, tags and attributes. A file
+# of nothing else would take minutes and gigabytes.
+_MAX_PARTS = 100 * MAX_TOKENS
+_PARTS = '\n\r\t;,<='
 _MAX_SERIAL_LENGTH = 64
+# As long as a block of SHA-512: HMAC only shortens a longer one, and each
+# login of its user would have to decrypt it
+_MAX_KEY_BITS = 1024
+# A spreadsheet takes a text that begins with one of them for a formula
+_FORMULA = '=+-@'
 # More would keep the server busy for a long time
-_MAX_ITERATIONS = 10**7
+_MAX_ITERATIONS = 2 * 10**6
 _MAX_DERIVED_LENGTH = 64
 _MAX_XML_TEXT = 1024
+# The elements that stand for a token, in the names of the drafts too
+_XML_TOKENS = ['KeyPackage', 'Device', 'Key', 'Secret']
 # What only a signature or a certificate needs, and nothing here reads
 _LONG_XML = {'X509Certificate', 'SignatureValue'}
 _BOMS = {
@@ -109,6 +122,8 @@ def read(data, time, passphrase='', key=''):
     text = _decode(data)
     if '\0' in text:
         raise TokenFileError('msg_totp_token_file_unreadable')
+    if any(text.count(part) > _MAX_PARTS for part in _PARTS):
+        _refuse_number()
     if text.lstrip().startswith('<'):
         tokens = _read_pskc(text, time, passphrase, key)
     else:
@@ -130,9 +145,8 @@ def _decode(data):
         return data.decode('latin-1')
 
 
-def _check_number(tokens):
-    if len(tokens) > MAX_TOKENS:
-        raise TokenFileError('msg_totp_token_file_number', number=MAX_TOKENS)
+def _refuse_number():
+    raise TokenFileError('msg_totp_token_file_number', number=MAX_TOKENS)
 
 
 def _refuse_repeated(tokens):
@@ -155,9 +169,14 @@ def _check(line, serial, get_secret):
             serial = ''
             raise Refused(
                 'msg_totp_token_serial', length=_MAX_SERIAL_LENGTH)
+        # Some spreadsheets know the wide forms of these characters too
+        if normalize('NFKC', serial)[0] in _FORMULA:
+            raise Refused('msg_totp_token_serial_formula')
         secret = get_secret()
         if len(secret.key) * 8 < totp.MIN_KEY_BITS:
             raise Refused('msg_totp_token_key_short', bits=totp.MIN_KEY_BITS)
+        if len(secret.key) * 8 > _MAX_KEY_BITS:
+            raise Refused('msg_totp_token_key_long', bits=_MAX_KEY_BITS)
         return Token(line, serial, secret)
     except Refused as refused:
         return Token(
@@ -206,7 +225,8 @@ def _read_csv(text):
     if not {'key', 'hex', 'base32'}.intersection(header) or (
             header is _COLUMNS and all(len(row) < 2 for _, row in rows)):
         raise TokenFileError('msg_totp_token_file_columns')
-    _check_number(rows)
+    if len(rows) > MAX_TOKENS:
+        _refuse_number()
     lines = [
         (line, dict(zip(header, row, strict=False)),
             header is _COLUMNS and len(row) > len(header))
@@ -234,6 +254,9 @@ def _rows(text):
             row = [cell.strip() for cell in row]
             if any(row):
                 rows.append((reader.line_num, row))
+            # The header is none
+            if len(rows) > MAX_TOKENS + 1:
+                _refuse_number()
     except csv.Error:
         raise TokenFileError(
             'msg_totp_token_file_csv', line=reader.line_num) from None
@@ -313,7 +336,6 @@ def _read_pskc(text, time, passphrase, key):
         # Whatever the library stumbles upon
     except Exception:
         raise TokenFileError('msg_totp_token_file_unreadable') from None
-    _check_number(keys)
     _decrypt(pskc, passphrase, key)
     now = dt.datetime.fromtimestamp(time, dt.timezone.utc)
     tokens = [
@@ -337,11 +359,15 @@ def _sane_xml(text):
         raise TokenFileError('msg_totp_token_file_doctype')
     try:
         root = ElementTree.fromstring(text)
+        names = Counter()
         for element in root.iter():
             name = element.tag.rpartition('}')[2]
+            names[name] += 1
             if (len(element.text or '') > _MAX_XML_TEXT
                     and name not in _LONG_XML):
                 raise TokenFileError('msg_totp_token_file_unreadable')
+        if any(names[name] > MAX_TOKENS for name in _XML_TOKENS):
+            _refuse_number()
         return ElementTree.tostring(root)
     except (ElementTree.ParseError, RecursionError):
         raise TokenFileError('msg_totp_token_file_unreadable') from None

@@ -195,6 +195,34 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         self.set_keys(self.key2, self.key1)
         self.assertDone('status')
 
+    def test_status_tokens(self):
+        "Test that tokens which no key decrypts are named, and the exit code"
+        self.set_keys(self.key1)
+        lost, _ = self.user(KEY)
+        with self.transaction():
+            Token = Pool().get('res.user.totp_token')
+            Token.store([
+                    (serial, secret_from(KEY))
+                    for serial in ['status\u20281', 'status 2']])
+            self.addCleanup(
+                self.delete, 'res.user.totp_token', [
+                    t.id for t in Token.search([])])
+        self.assertDone('status')
+        self.set_keys(self.key2)
+        code, output, error = self.main('status')
+        self.assertEqual(code, 1)
+        self.assertEqual(output.splitlines()[1:], [
+                'token "status 2": no key decrypts the secret',
+                'token "status 1": no key decrypts the secret'])
+        self.assertEqual(
+            error, "users with a secret that no key decrypts: 1, "
+            "tokens with a secret that no key decrypts: 2\n")
+        # The line of one user is about this user alone
+        _, output, error = self.main('status', lost)
+        self.assertNotIn('token "', output)
+        self.assertEqual(
+            error, "users with a secret that no key decrypts: 1\n")
+
     def test_status_one_line(self):
         "Test that a login which holds a line's end makes no line"
         login, user_id = self.user(KEY)

@@ -172,6 +172,9 @@ class CSVTestCase(FileTestCase):
             with self.subTest(text=text):
                 token, = self.assertReasons(f'1,{text}'.encode(), None)
                 self.assertEqual(token.secret, SECRET)
+        longest = bytes(range(128))
+        token, = self.assertReasons(f'1,{longest.hex()}'.encode(), None)
+        self.assertEqual(token.secret.key, longest)
         padded = base64.b32encode(KEY[:16]).decode()
         self.assertTrue(padded.endswith('='))
         for text in [padded, padded.rstrip('=')]:
@@ -205,6 +208,13 @@ class CSVTestCase(FileTestCase):
                 (f',{BASE32}', 'no_serial', {}),
                 (f'{"1" * 65},{BASE32}', 'serial', {'length': 64}),
                 (f'1\x07,{BASE32}', 'serial', {'length': 64}),
+                # A mark that turns the direction of the text
+                (f'1\u202e2,{BASE32}', 'serial', {'length': 64}),
+                (f'1\u200f,{BASE32}', 'serial', {'length': 64}),
+                *((f'"{serial}",{BASE32}', 'serial_formula', {})
+                    for serial in [
+                        "=cmd|' /C calc'!A0", '=1', '+1', '-1', '@SUM(1)',
+                        '\uff1d1', '\uff0b1', '\ufe631', '\uff201']),
                 ('1,', 'no_key', {}),
                 ('1,x', 'key', {}),
                 (f'1,{BASE32}!', 'key', {}),
@@ -213,6 +223,7 @@ class CSVTestCase(FileTestCase):
                 (f'1,{HEX[:30]}', 'key_short', {'bits': 128}),
                 (f'1,{base64.b32encode(KEY[:15]).decode()}', 'key_short',
                     {'bits': 128}),
+                (f'1,{"ab" * 129}', 'key_long', {'bits': 1024}),
                 (f'1,{BASE32},HOTP', 'hotp', {}),
                 (f'1,{BASE32},oath-hotp-sha1', 'hotp', {}),
                 (f'1,{BASE32},md5', 'algorithm', {}),
@@ -262,7 +273,25 @@ class CSVTestCase(FileTestCase):
         self.assertRefused(
             '\n'.join([*rows, f'x,{BASE32}']).encode(), 'number',
             number=10_000)
+        rows = ['serial,key', *rows]
+        self.assertEqual(
+            len(read('\n'.join(rows).encode(), TIME)), 10_000)
+        self.assertRefused(
+            '\n'.join([*rows, f'x,{BASE32}']).encode(), 'number',
+            number=10_000)
         self.assertRefused(b'x' * (20 * 2**20 + 1), 'size', size=20)
+
+    def test_expensive(self):
+        "Test that a small file cannot keep the server busy or fill its memory"
+        for part in ['\n', '\r', 'x\n', '1,', '\t', ';']:
+            with self.subTest(part=part):
+                self.assertRefused(
+                    (part * (tokenfile._MAX_PARTS + 1)).encode(), 'number',
+                    number=10_000)
+        # The rest is not read
+        rows = [f'{i},{BASE32}' for i in range(tokenfile.MAX_TOKENS + 2)]
+        self.assertRefused(
+            '\n'.join([*rows, '1,"x"x']).encode(), 'number', number=10_000)
 
     @given(st.binary() | st.text().map(str.encode))
     def test_anything(self, data):
@@ -432,12 +461,23 @@ class PSKCTestCase(FileTestCase):
         "Test that the file cannot make the server work for hours"
         for old, new in [
                 ('<IterationCount>1000<', '<IterationCount>100000000000<'),
+                ('<IterationCount>1000<', '<IterationCount>2000001<'),
                 ('<KeyLength>16<', '<KeyLength>1000000000<')]:
             text = as_totp(7).decode()
             self.assertIn(old, text)
             self.assertRefused(
                 text.replace(old, new).encode(), 'unreadable',
                 passphrase=PASSPHRASE)
+        for text in [
+                '<a/>' * 1_000_001,
+                '<a ' + ''.join(f' a{i}=""' for i in range(1_000_001)) + '/>',
+                '<KeyPackage/>' * 10_001, '<Device/>' * 10_001,
+                f'<KeyPackage>{"<Key/>" * 10_001}</KeyPackage>']:
+            with self.subTest(text=text[:30]), \
+                    patch.object(tokenfile, 'PSKC') as library:
+                self.assertRefused(
+                    (PSKC % text).encode(), 'number', number=10_000)
+                library.assert_not_called()
 
     def test_without_library(self):
         "Test that a server without the library says so"

@@ -2,22 +2,14 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
-import json
 import os
 import socket
 import tempfile
-import threading
-from base64 import b64encode
-from contextlib import ExitStack, contextmanager
-from functools import wraps
 from random import Random
 from unittest.mock import patch
 
 import hypothesis
-import pyotp
 from aiosmtpd.controller import Controller
-from cryptography.fernet import Fernet
-from passlib.totp import TOTP
 from sql import For
 
 import trytond.config as config
@@ -26,15 +18,17 @@ from trytond.exceptions import LoginException
 from trytond.modules.authentication_totp import (
     clock, notice, seal, settings, totp)
 from trytond.pool import Pool
-from trytond.protocols.jsonrpc import JSONDecoder, JSONEncoder
-from trytond.protocols.wrappers import Response
 from trytond.pyson import PYSONEncoder
 from trytond.tests.test_tryton import (
-    DB_NAME, Client, TestCase, activate_module, drop_db, restore_db_cache)
+    DB_NAME, TestCase, activate_module, drop_db, restore_db_cache)
 from trytond.transaction import Transaction
-from trytond.wsgi import app
 
 from .cheap_hash import CHEAP_HASH
+# Tests take these from here too
+from .rpc import ADDRESS as ADDRESS
+from .rpc import RPC, right_code
+from .rpc import Refused as Refused
+from .work import WorkMixin
 
 # How fast the machine is decides no test
 hypothesis.settings.register_profile(
@@ -45,7 +39,6 @@ hypothesis.settings.load_profile('tests')
 KEY = 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ'
 OTHER_KEY = 'MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U'
 PASSWORD = 'correct horse'
-ADDRESS = '192.0.2.7'
 # The colon separates issuer and account
 ISSUER = f"Tryton {DB_NAME.strip(':')}"
 WRONG = "The code is wrong. Enter the code that your authenticator shows now."
@@ -117,11 +110,6 @@ def set_config(section, option, value):
     return restore
 
 
-def right_code(key, time, steps=0):
-    "The code of an authenticator that is not passlib's"
-    return pyotp.TOTP(key.replace(' ', '')).at(time + steps * 30)
-
-
 def secret_from(key):
     "The secret with the key and the parameters of the settings"
     return totp.Secret.from_key(key, **settings.parameters())
@@ -136,112 +124,7 @@ def seal_set(user_id, *secrets, generation=1):
         owner=user_id, purpose='in force', generation=generation)
 
 
-class Refused(Exception):
-    "What a JSON-RPC call answers when it is not the result"
-
-
-class RPC:
-    "A client of the JSON-RPC front door, as sao and proteus talk to it"
-
-    host = 'localhost'
-
-    def __init__(self, **headers):
-        self.client = Client(app, Response)
-        self.session = None
-        self.headers = headers
-
-    def post(self, method, *params):
-        headers = {'Host': self.host, **self.headers}
-        if self.session:
-            headers['Authorization'] = (
-                'Session ' + b64encode(self.session.encode()).decode())
-        return self.client.post(
-            f'/{DB_NAME}/rpc/', content_type='application/json',
-            headers=headers, environ_base={'REMOTE_ADDR': ADDRESS},
-            data=json.dumps(
-                {'id': 1, 'method': method, 'params': params},
-                cls=JSONEncoder))
-
-    def call(self, method, *params):
-        response = self.post(method, *params)
-        if response.status_code != 200:
-            raise Refused(response.status_code)
-        answer = json.loads(response.data, object_hook=JSONDecoder())
-        if 'error' in answer:
-            raise Refused(*answer['error'])
-        return answer['result']
-
-    def login(self, login, **parameters):
-        user_id, session, _ = self.call(
-            'common.db.login', login, parameters, 'en')
-        self.session = f'{login}:{user_id}:{session}'
-        return user_id
-
-    def model(self, model, method, *params):
-        return self.call(f'model.{model}.{method}', *params, {})
-
-    def wizard(self, method, *params):
-        return self.call(f'wizard.res.user.setup_totp.{method}', *params, {})
-
-    def overview(self, button=None, code=None, **values):
-        """Open the overview, enter the code and press the button
-
-        Return the id of the wizard's session, and the defaults of the page
-        shown, None if there is none.
-        """
-        session_id, start, _ = self.wizard('create')
-        result = self.wizard('execute', session_id, {}, start)
-        if button:
-            result = self.wizard(
-                'execute', session_id,
-                {start: {'code': code, **values}}, button)
-        view = result.get('view')
-        return session_id, view['defaults'] if view else None
-
-    def turn_off(self, code):
-        "Turn TOTP off, and confirm the warning"
-        try:
-            return self.overview('turn_off', code=code)
-        except Refused as refused:
-            self.accept(refused)
-        return self.overview('turn_off', code=code)
-
-    def accept(self, refused):
-        "Answer the warning with yes"
-        if refused.args[0] != 'UserWarning':
-            raise refused
-        self.model('res.user.warning', 'skip', refused.args[1][0])
-
-    def start_setup(self, code=None, button='replace'):
-        """Start the set-up
-
-        code: a code or a recovery code, if the user has an authenticator
-        """
-        session_id, shown = self.overview()
-        if code is not None:
-            session_id, shown = self.overview(button, code=code)
-        return session_id, shown
-
-    def confirm_setup(self, session_id, shown, code=None, **values):
-        return self.wizard(
-            'execute', session_id,
-            {'start': {**shown, 'code': code, **values}},
-            'confirm')['view']['state']
-
-    def set_up(self, now, code=None):
-        "Set TOTP up, return the key and the recovery codes shown with it"
-        session_id, shown = self.start_setup(code)
-        code = right_code(shown['secret'], now)
-        result = self.wizard(
-            'execute', session_id, {'start': {**shown, 'code': code}},
-            'confirm')
-        return (
-            shown['secret'],
-            result['view']['defaults'][
-                    'recovery_codes'].splitlines())
-
-
-class TOTPTestCase(TestCase):
+class TOTPTestCase(WorkMixin, TestCase):
     "Users who are committed and log in, with a clock that the test moves"
     modules = ['authentication_totp', 'authentication_sms']
     authentications = 'password+totp'
@@ -496,66 +379,6 @@ class TOTPTestCase(TestCase):
         where = table.user == user_id if user_id else table.user < 0
         cursor.execute(*table.select(
                 table.id, where=where, for_=For('UPDATE')))
-
-    @contextmanager
-    def record_work(self):
-        """Append to the list, in order, what the thread does in the context
-
-        These are the SQL statements, each as its text and the number of rows
-        that it touched or found, and the names of what is called of
-        transactions, sealing, codes and e-mails.
-        """
-        with self.transaction() as transaction:
-            Cursor = type(transaction.connection.cursor())
-        work = []
-        thread = threading.get_ident()
-
-        def recorded(owner, name):
-            function = getattr(owner, name)
-
-            @wraps(function)
-            def wrapper(*args, **kwargs):
-                if threading.get_ident() == thread:
-                    work.append(name)
-                return function(*args, **kwargs)
-            return patch.object(owner, name, wrapper)
-
-        def execute(cursor, query, *args, **kwargs):
-            result = statement(cursor, query, *args, **kwargs)
-            if threading.get_ident() == thread:
-                work.append((query, count_rows(cursor, query, *args)))
-            return result
-
-        def count_rows(cursor, query, *args):
-            # SQLite counts what a query finds only while it is fetched
-            if cursor.rowcount < 0 and query.startswith('SELECT'):
-                cursor = cursor.connection.cursor()
-                statement(cursor, f'SELECT COUNT(*) FROM ({query})', *args)
-                return cursor.fetchone()[0]
-            return cursor.rowcount
-
-        statement = Cursor.execute
-        with ExitStack() as stack:
-            for patcher in [
-                    patch.object(Cursor, 'execute', execute),
-                    recorded(Transaction, 'start'),
-                    recorded(Transaction, 'commit'),
-                    recorded(Transaction, 'rollback'),
-                    recorded(Fernet, 'decrypt'),
-                    recorded(TOTP, 'match'),
-                    # The HMAC of one time step
-                    recorded(TOTP, '_generate'),
-                    recorded(self.mailer, 'submit')]:
-                stack.enter_context(patcher)
-            yield work
-
-    @contextmanager
-    def count_statements(self):
-        "Append each SQL statement of the context to the list"
-        statements = []
-        with self.record_work() as work:
-            yield statements
-        statements += [done for done in work if isinstance(done, tuple)]
 
     def attempts(self, login):
         with self.transaction():

@@ -1,0 +1,127 @@
+# This file is part of authentication_totp.  The COPYRIGHT file at the top
+# level of this repository contains the full copyright notices and license
+# terms.
+
+"The front door as the clients use it: JSON-RPC and the wizard"
+
+import json
+from base64 import b64encode
+
+import pyotp
+
+from trytond.protocols.jsonrpc import JSONDecoder, JSONEncoder
+from trytond.protocols.wrappers import Response
+from trytond.tests.test_tryton import DB_NAME, Client
+from trytond.wsgi import app
+
+ADDRESS = '192.0.2.7'
+
+
+def right_code(key, time, steps=0):
+    "The code of an authenticator that is not passlib's"
+    return pyotp.TOTP(key.replace(' ', '')).at(time + steps * 30)
+
+
+class Refused(Exception):
+    "What a JSON-RPC call answers when it is not the result"
+
+
+class RPC:
+    "A client of the JSON-RPC front door, as sao and proteus talk to it"
+
+    host = 'localhost'
+
+    def __init__(self, **headers):
+        self.client = Client(app, Response)
+        self.session = None
+        self.headers = headers
+
+    def post(self, method, *params):
+        headers = {'Host': self.host, **self.headers}
+        if self.session:
+            headers['Authorization'] = (
+                'Session ' + b64encode(self.session.encode()).decode())
+        return self.client.post(
+            f'/{DB_NAME}/rpc/', content_type='application/json',
+            headers=headers, environ_base={'REMOTE_ADDR': ADDRESS},
+            data=json.dumps(
+                {'id': 1, 'method': method, 'params': params},
+                cls=JSONEncoder))
+
+    def call(self, method, *params):
+        response = self.post(method, *params)
+        if response.status_code != 200:
+            raise Refused(response.status_code)
+        answer = json.loads(response.data, object_hook=JSONDecoder())
+        if 'error' in answer:
+            raise Refused(*answer['error'])
+        return answer['result']
+
+    def login(self, login, **parameters):
+        user_id, session, _ = self.call(
+            'common.db.login', login, parameters, 'en')
+        self.session = f'{login}:{user_id}:{session}'
+        return user_id
+
+    def model(self, model, method, *params):
+        return self.call(f'model.{model}.{method}', *params, {})
+
+    def wizard(self, method, *params):
+        return self.call(f'wizard.res.user.setup_totp.{method}', *params, {})
+
+    def overview(self, button=None, code=None, **values):
+        """Open the overview, enter the code and press the button
+
+        Return the id of the wizard's session, and the defaults of the page
+        shown, None if there is none.
+        """
+        session_id, start, _ = self.wizard('create')
+        result = self.wizard('execute', session_id, {}, start)
+        if button:
+            result = self.wizard(
+                'execute', session_id,
+                {start: {'code': code, **values}}, button)
+        view = result.get('view')
+        return session_id, view['defaults'] if view else None
+
+    def turn_off(self, code):
+        "Turn TOTP off, and confirm the warning"
+        try:
+            return self.overview('turn_off', code=code)
+        except Refused as refused:
+            self.accept(refused)
+        return self.overview('turn_off', code=code)
+
+    def accept(self, refused):
+        "Answer the warning with yes"
+        if refused.args[0] != 'UserWarning':
+            raise refused
+        self.model('res.user.warning', 'skip', refused.args[1][0])
+
+    def start_setup(self, code=None, button='replace'):
+        """Start the set-up
+
+        code: a code or a recovery code, if the user has an authenticator
+        """
+        session_id, shown = self.overview()
+        if code is not None:
+            session_id, shown = self.overview(button, code=code)
+        return session_id, shown
+
+    def confirm_setup(self, session_id, shown, code=None, **values):
+        return self.wizard(
+            'execute', session_id,
+            {'start': {**shown, 'code': code, **values}},
+            'confirm')['view']['state']
+
+    def set_up(self, now, code=None):
+        "Set TOTP up, return the key and the recovery codes shown with it"
+        session_id, shown = self.start_setup(code)
+        code = right_code(shown['secret'], now)
+        result = self.wizard(
+            'execute', session_id, {'start': {**shown, 'code': code}},
+            'confirm')
+        return (
+            shown['secret'],
+            result['view']['defaults'][
+                    'recovery_codes'].splitlines())
