@@ -33,6 +33,8 @@ _ADVICE = {
     'replaced': _CHANGE,
     'renamed': _CHANGE,
     'authenticator_removed': _CHANGE,
+    'token_assigned': Advice('token', ['token'], 'token'),
+    'token_withdrawn': _CHANGE_BY_OTHER,
     'removed': _CHANGE,
     'reset': Advice('not_asked', ['tell'], 'set_up_again'),
     'failed': _ATTACK,

@@ -211,7 +211,9 @@ class UserTOTPToken(ModelSQL, ModelView):
                     'authentication_totp.msg_totp_token_most',
                     login=user.login, most=most))
         cls.write(tokens, {'user': user.id, 'state': 'assigned'})
-        Event.record([user], 'token_assigned')
+        Event.record(
+            [user], 'token_assigned',
+            authenticator=', '.join(t.serial for t in tokens))
 
     @classmethod
     def take_back(cls, tokens):
