@@ -49,6 +49,7 @@ SPEAKERS = {'error', 'exception', 'exit', 'log', 'tell', 'warning'}
 # The settings without a default, of trytond, its modules and uWSGI
 OTHER_SETTINGS = {
     'web': {'hostname'},
+    'session': {'authentication_ip_network'},
     'ssl': {'certificate', 'privatekey'},
     'ldap_authentication': {'uri', 'create_user'},
     'uwsgi': {'enable-threads'},
