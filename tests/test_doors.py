@@ -53,7 +53,7 @@ CORE = {
 HIDDEN = ['secret', 'number', 'counter', 'resync']
 EXTENDED = {
     USER, 'ir.configuration', 'ir.cron', 'ir.model.access', 'ir.rule',
-    'res.group'}
+    'ir.ui.menu', 'res.group'}
 # What wizards show and nothing stores
 VIEWS = {
     'res.user.assign_totp_token.start',

@@ -43,12 +43,13 @@ PARTS = {
         'either', 'seconds', 'minutes', 'recovery_codes_file',
         'authenticator', 'authenticator_line', 'authenticator_line_used',
         'parameter_algorithm', 'parameter_digits', 'parameter_period',
-        'token_name', 'device_line', 'all_devices']}
+        'token_name', 'device_line', 'all_devices', 'menu_words']}
 # What puts its text into the log or on the standard error
 SPEAKERS = {'error', 'exception', 'exit', 'log', 'tell', 'warning'}
 # The settings without a default, of trytond, its modules and uWSGI
 OTHER_SETTINGS = {
     'web': {'hostname'},
+    'session': {'authentication_ip_network'},
     'ssl': {'certificate', 'privatekey'},
     'ldap_authentication': {'uri', 'create_user'},
     'uwsgi': {'enable-threads'},
