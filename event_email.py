@@ -46,6 +46,7 @@ _ADVICE = {
     'device_locked': _LOCK,
     'unlocked': _CHANGE_BY_OTHER,
     'devices_forgotten': _CHANGE,
+    'resealed': _CHANGE_BY_OTHER,
     }
 _WIDTH = 72
 
@@ -116,7 +117,9 @@ class TOTPEventEmail(Report):
         Lang = pool.get('ir.lang')
         context = super().get_context(records, header, data)
         context['direction'] = Lang.get().direction
-        context.update(cls._get_parts(context['record']))
+        # Administrators can create a report of this name for another model
+        if isinstance(context['record'], pool.get('res.user.totp_event')):
+            context.update(cls._get_parts(context['record']))
         return context
 
     @classmethod

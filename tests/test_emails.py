@@ -289,8 +289,6 @@ codes.
             Event = pool.get('res.user.totp_event')
             Email = pool.get('res.user.totp_event.email', type='report')
             for kind, _ in Event.kind.selection:
-                if kind == 'resealed':
-                    continue
                 event, = Event.create([{
                             'user': user_id, 'kind': kind,
                             'time': dt.datetime(2033, 5, 18), 'actor': 1,

@@ -145,9 +145,7 @@ class LocaleTestCase(TOTPTestCase):
                         'time': dt.datetime(2033, 5, 18), 'actor': actor,
                         'address': ADDRESS, 'authenticator': "Tablet",
                         } for kind, _ in Event.kind.selection
-                    for actor in [1, None]
-                    # Nobody is told of it
-                    if kind != 'resealed'])
+                    for actor in [1, None]])
             user = User(user_id)
             for user.language in Lang.search([
                         ('code', 'in', self.languages)]):
