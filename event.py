@@ -39,9 +39,10 @@ class UserTOTPEvent(ModelSQL, ModelView):
 
     user = fields.Many2One(
         'res.user', "User", readonly=True,
-        help="Whose TOTP it happened to. Empty if the login has no TOTP.")
+        help="The user whose TOTP the event concerns. Empty if the login has "
+        "no TOTP.")
     time = fields.DateTime(
-        "Time", required=True, readonly=True, help="When it happened.")
+        "Time", required=True, readonly=True, help="The time of the event.")
     kind = fields.Selection([
             ('invited', "Please set up TOTP"),
             ('set_up', "TOTP was set up"),
@@ -68,21 +69,22 @@ class UserTOTPEvent(ModelSQL, ModelView):
     kind_string = kind.translated('kind')
     authenticator = fields.Char(
         "Authenticator", readonly=True,
-        help="The name of the authenticator that it happened to.")
+        help="The name of the authenticator that the event concerns.")
     actor = fields.Many2One(
         'res.user', "Actor", readonly=True,
-        help="Who was logged in and did it. Empty if it happened at a login "
-        "or by the command on the server.")
+        help="The user who did it. Empty if it happened at a login or "
+        "through the command on the server.")
     address = fields.Char(
         "Address", readonly=True,
-        help="The IP address that it came from.")
+        help="The IP address from which it was done.")
     told = fields.Boolean(
         "Told", readonly=True,
-        help="Checked once a mail server, or a queue that retries, accepted "
-        "an e-mail about it.")
+        help="Checked once a mail server, or a queue that retries, has "
+        "accepted an e-mail about the event.")
     telling = fields.Timestamp(
         "Telling", readonly=True,
-        help="Since when an e-mail about it is on its way.")
+        help="The time since which an e-mail about the event has been on its "
+        "way.")
 
     @classmethod
     def __setup__(cls):

@@ -42,25 +42,25 @@ class UserTOTPToken(ModelSQL, ModelView):
         states={
             'invisible': ~Eval('user'),
             },
-        help="Whom the token is assigned to.")
+        help="The user to whom the token is assigned.")
     state = fields.Selection([
             ('free', "Free"),
             ('assigned', "Assigned"),
             ('in_use', "In Use"),
             ('lost', "Lost"),
             ], "State", required=True, readonly=True, sort=False,
-        help="An assigned token is in use once its user has entered a code "
-        "of it.")
+        help="An assigned token is in use once its user has entered one of "
+        "its codes.")
     algorithm = fields.Selection(
         [(name, name.upper().replace('SHA', 'SHA-'))
             for name in totp.ALGORITHMS],
         "Algorithm", required=True, readonly=True, sort=False, translate=False)
     digits = fields.Integer(
         "Digits", required=True, readonly=True,
-        help="How many digits a code has.")
+        help="The number of digits of a code.")
     period = fields.Integer(
         "Period", required=True, readonly=True,
-        help="For how many seconds the token shows a code.")
+        help="The number of seconds for which the token shows a code.")
     imported = fields.DateTime("Imported", required=True, readonly=True)
     # Lazy because a client that reads all eager fields would be refused
     secret = fields.Char(

@@ -150,7 +150,7 @@ class RemoveTOTPAuthenticatorStart(ModelView):
         help="The user whose authenticator is removed.")
     authenticator = fields.Selection(
         'get_authenticators', "Authenticator", required=True, sort=False,
-        help="It is removed, the others stay.")
+        help="The authenticator to remove. The others stay.")
 
     @fields.depends('user')
     def get_authenticators(self):
@@ -268,13 +268,13 @@ class ResetTOTPStart(ModelView):
 
     users = fields.Many2Many(
         'res.user', None, None, "Users", readonly=True,
-        help="Those whose TOTP is reset.")
+        help="The users whose TOTP is reset.")
     locked_out = fields.Many2Many(
         'res.user', None, None, "Locked Out", readonly=True,
         states={
             'invisible': ~Eval('locked_out'),
             },
-        help="Those who cannot log in without TOTP.")
+        help="The users who cannot log in without TOTP.")
 
 
 class SelectedUsersMixin(ManagersMixin):
@@ -324,25 +324,25 @@ class InvitedUsersMixin:
 
     users = fields.Many2Many(
         'res.user', None, None, "Users", readonly=True,
-        help="Those who have no TOTP yet and an e-mail address.")
+        help="The users who have an e-mail address and have not set up TOTP.")
     without_email = fields.Many2Many(
         'res.user', None, None, "Without E-mail", readonly=True,
         states={
             'invisible': ~Eval('without_email'),
             },
-        help="Those who have no e-mail address.")
+        help="The users without an e-mail address.")
     bad_email = fields.Many2Many(
         'res.user', None, None, "Wrong E-mail", readonly=True,
         states={
             'invisible': ~Eval('bad_email'),
             },
-        help="Those whose e-mail address is not valid.")
+        help="The users whose e-mail address is not valid.")
     already_invited = fields.Many2Many(
         'res.user', None, None, "Already Invited", readonly=True,
         states={
             'invisible': ~Eval('already_invited'),
             },
-        help="Those who were invited within the last hour.")
+        help="The users who were invited within the last hour.")
 
 
 class InviteTOTPStart(InvitedUsersMixin, ModelView):

@@ -16,10 +16,10 @@ class SetupTOTPOverview(ModelView):
 
     authenticators = fields.One2Many(
         'res.user.setup_totp.authenticator', None, "Authenticators",
-        readonly=True, help="Each of them makes codes for you to log in.")
+        readonly=True, help="The authenticators that generate your codes.")
     recovery_codes = fields.Integer(
         "Recovery Codes Left", readonly=True,
-        help="How many recovery codes you have not used yet.")
+        help="The number of recovery codes that you have not used yet.")
     code = fields.Char(
         "Code", strip=False,
         help="The code from your authenticator, or a recovery code.")
@@ -29,7 +29,7 @@ class SetupTOTPOverview(ModelView):
         states={
             'invisible': ~Eval('devices'),
             },
-        help="They ask for no code for a while.")
+        help="The devices that ask for no code for some time.")
     device = fields.Selection(
         'get_devices', "Device", required=True, sort=False,
         states={
@@ -45,7 +45,8 @@ class SetupTOTPOverview(ModelView):
         'get_authenticators', "Authenticator",
         help="The authenticator to rename or remove.")
     name = fields.Char(
-        "New Name", help="The name to give it, for example of your phone.")
+        "New Name", help="The new name of the authenticator, for example "
+        "that of your phone.")
 
     @classmethod
     def __setup__(cls):
@@ -99,9 +100,10 @@ class SetupTOTPToken(ModelView):
     __string__ = "Add Token"
 
     serial = fields.Char(
-        "Serial Number", required=True, help="It is printed on the token.")
+        "Serial Number", required=True, help="The number printed on the "
+        "token.")
     code = fields.Char(
-        "Code of the Token", required=True, strip=False,
+        "Token Code", required=True, strip=False,
         help="The code that the token shows.")
     enabled = fields.Boolean(
         "Enabled", readonly=True,
@@ -109,7 +111,7 @@ class SetupTOTPToken(ModelView):
             'invisible': True,
             })
     current_code = fields.Char(
-        "Code of Now", strip=False,
+        "Current Code", strip=False,
         states={
             'invisible': ~Eval('enabled', False),
             'required': Eval('enabled', False),
@@ -138,27 +140,27 @@ class SetupTOTPStart(ModelView):
         states={
             'invisible': ~Eval('secret_qr_code'),
             },
-        help="Scan it with the authenticator on your phone.")
+        help="Scan the QR code with the authenticator on your phone.")
     code = fields.Char(
         "Code", required=True, strip=False,
         help="The code that your authenticator shows for the new entry.")
     name = fields.Char(
-        "Name", help="The name of this authenticator, for example of your "
-        "phone.")
+        "Name", help="The name of this authenticator, for example that of "
+        "your phone.")
     secret = fields.Char(
         "Key", readonly=True,
-        help="Type it into the authenticator if you cannot scan the QR code. "
-        "If it is refused, leave the spaces out.")
+        help="Type the key into the authenticator if you cannot scan the QR "
+        "code. If the key is refused, leave the spaces out.")
     parameters = fields.Char(
         "Settings", readonly=True,
         states={
             'invisible': ~Eval('parameters'),
             },
-        help="Choose them in the authenticator if you type the key.")
+        help="Choose these settings in the authenticator if you type the key.")
     secret_uri = fields.Char(
         "URI", readonly=True,
-        help="What the QR code says. Paste it into an authenticator that "
-        "takes no picture.")
+        help="The content of the QR code. Paste it into an authenticator "
+        "that cannot scan.")
     account = fields.Char(
         "Account", readonly=True,
         help="The name of the account in your authenticator.")
@@ -187,7 +189,7 @@ class SetupTOTPDone(ModelView):
         states={
             'invisible': ~Eval('recovery_codes'),
             },
-        help="Each can be used once instead of a code.")
+        help="Each recovery code can be used once instead of a code.")
     recovery_codes_file = fields.Binary(
         "Download", filename='recovery_codes_name', readonly=True,
         states={
@@ -204,4 +206,4 @@ class SetupTOTPDone(ModelView):
         states={
             'invisible': ~Eval('recovery_codes'),
             },
-        help="They are not shown again.")
+        help="The recovery codes are not shown again.")

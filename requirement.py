@@ -37,8 +37,8 @@ class User(metaclass=PoolMeta):
 
     totp_required = fields.Boolean(
         "Require TOTP",
-        help="Check to stop the user from logging in without TOTP. "
-        "A group of the user can require it too.")
+        help="Check to require TOTP for the user. A group of the user can "
+        "require it too.")
     totp_required_from = fields.Date(
         "Require TOTP From",
         states={
@@ -245,8 +245,8 @@ class Group(metaclass=PoolMeta):
 
     totp_required = fields.Boolean(
         "Require TOTP",
-        help="Check to stop the members of the group and of its subgroups "
-        "from logging in without TOTP.")
+        help="Check to require TOTP for the members of the group and of its "
+        "subgroups.")
     totp_required_from = fields.Date(
         "Require TOTP From",
         states={

@@ -30,17 +30,17 @@ class User(metaclass=PoolMeta):
     # Lazy because a client that reads all eager fields would be refused access
     totp_secret = fields.Char(
         "TOTP Secret", readonly=True, strip=False, loading='lazy',
-        help="The keys that the authenticators have too. Nobody can read "
-        "them.")
+        help="The keys that the user's authenticators share with the server. "
+        "Nobody can read them.")
     totp_generation = fields.Integer(
         "TOTP Generation", readonly=True, loading='lazy',
-        help="How often the keys in force have changed.")
+        help="The number of times the keys in force have changed.")
     totp_pending_secret = fields.Char(
         "TOTP Pending Secret", readonly=True, strip=False, loading='lazy',
-        help="A new key that no code has confirmed yet.")
+        help="A new key that has not been confirmed with a code yet.")
     totp_pending_expire = fields.Timestamp(
         "TOTP Pending Expire", readonly=True, loading='lazy',
-        help="Until when the new key can be confirmed.")
+        help="The time until which the new key can be confirmed.")
     totp_pending_codes = fields.Integer(
         "TOTP Pending Codes", readonly=True, loading='lazy')
     totp_enabled = fields.Function(
@@ -54,8 +54,8 @@ class User(metaclass=PoolMeta):
             states={
                 'invisible': ~Eval('totp_enabled', False),
                 },
-            help="Checked if no code is accepted any more because of too many "
-            "wrong ones."),
+            help="Checked if codes no longer work because there were too "
+            "many wrong ones."),
         'get_totp_status', searcher='search_totp_flag')
     totp_since = fields.Function(
         fields.DateTime(
@@ -79,7 +79,7 @@ class User(metaclass=PoolMeta):
             states={
                 'invisible': ~Eval('totp_enabled', False),
                 },
-            help="How many recovery codes were not used yet."),
+            help="The number of recovery codes that have not been used yet."),
         'get_totp_status')
     totp_failures = fields.Function(
         fields.Integer(
@@ -87,7 +87,7 @@ class User(metaclass=PoolMeta):
             states={
                 'invisible': ~Eval('totp_enabled', False),
                 },
-            help="The wrong codes that count towards the lock."),
+            help="The number of wrong codes that count towards the lockout."),
         'get_totp_status')
     totp_waiting_until = fields.Function(
         fields.DateTime(
@@ -95,7 +95,8 @@ class User(metaclass=PoolMeta):
             states={
                 'invisible': ~Eval('totp_waiting_until'),
                 },
-            help="Until when no code is accepted because of wrong ones."),
+            help="The time until which codes are refused because of wrong "
+            "ones."),
         'get_totp_status')
 
     @classmethod

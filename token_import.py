@@ -147,11 +147,11 @@ class ImportTOTPTokensStart(ModelView):
             'invisible': True,
             })
     password = fields.Char(
-        "Pass Phrase", strip=False,
-        help="The one that the manufacturer has sent for a PSKC file.")
+        "Passphrase", strip=False,
+        help="The passphrase that the manufacturer sent for a PSKC file.")
     secret_key = fields.Char(
         "Pre-Shared Key",
-        help="The key that the manufacturer has sent for a PSKC file, in "
+        help="The key that the manufacturer sent for a PSKC file, in "
         "hexadecimal.")
 
 
@@ -173,10 +173,10 @@ class ImportTOTPTokensPreview(ModelView):
 
     refusals = fields.Integer(
         "Refused", readonly=True,
-        help="How many tokens of the file cannot be imported.")
+        help="The number of tokens in the file that cannot be imported.")
     imports = fields.Integer(
         "To Import", readonly=True,
-        help="How many tokens of the file can be imported.")
+        help="The number of tokens in the file that can be imported.")
     refused = fields.One2Many(
         'res.user.import_totp_tokens.line', None, "Refused", readonly=True,
         states={
@@ -318,7 +318,7 @@ class AssignTOTPTokenStart(ModelView):
     tokens = fields.Many2Many(_TOKEN, None, None, "Tokens", readonly=True)
     user = fields.Many2One(
         'res.user', "User", required=True,
-        help="Who gets the token, and confirms it with a code.")
+        help="The user who receives the token and confirms it with a code.")
 
 
 class SelectedTokensMixin(ManagersMixin):

@@ -37,8 +37,8 @@ lang = en
 check_version = False
 """
 DONE = (
-    "TOTP is on. When you log in, you are asked\n"
-    "for a code after the password.")
+    "TOTP is on. From now on you enter a code\nafter the password when you "
+    "log in.")
 # Only a client that hangs takes so long
 TIMEOUT = 600
 
