@@ -189,8 +189,8 @@ class SessionWizard(metaclass=PoolMeta):
         ids: the ids of the sessions of the wizards
         """
         transaction = Transaction()
-        # Wizards run without access checks, so only the root user tells that
-        # the server itself makes the call
+        # Wizards run without access checks, so the calls of the server itself
+        # differ only by the root user
         if not transaction.user:
             return
         with without_check_access():

@@ -113,8 +113,8 @@ def find_npm(venv):
 def free_port():
     "Return a port that no other program gets before this program ends."
     sock = socket.socket()
-    # Until a socket listens on the port, others with this option can bind to
-    # it too
+    # With this option the server can bind to the port as well, as this socket
+    # does not listen on it
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(('localhost', 0))
     RESERVED.append(sock)

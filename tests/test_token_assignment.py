@@ -116,7 +116,7 @@ class AssignTestCase(TokensTestCase):
             ['in_use', 'lost', 'assigned', 'free'])
 
     def test_lost(self):
-        "Test that a lost token stops working at once, but not the phone"
+        "Test that a lost token fails at once while the phone still works"
         login, user_id = self.user(KEY)
         id_, = self.import_(f'T0,{SEEDS[0]}')
         self.act('assign', id_, user=user_id)

@@ -43,7 +43,7 @@ class TokenRacesTestCase(TokensTestCase):
             self.forget_attempts()
 
     def test_burst(self):
-        "Test that each wrong first code counts, even in a burst"
+        "Test that only three of a burst of wrong first codes are checked"
         self.set_config('session', 'max_attempt', str(10**6))
         login, user_id, id_ = self.owner()
         results = at_once(

@@ -78,8 +78,8 @@ def free_port(case):
     "Return a port that no other program gets before the test case ends"
     sock = socket.socket()
     case.addCleanup(sock.close)
-    # Until a socket listens on the port, others with this option can bind to
-    # it too
+    # With this option the server can bind to the port as well, as this socket
+    # does not listen on it
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(('127.0.0.1', 0))
     return sock.getsockname()[1]
