@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"The log of what happened, and who is told of it"
+"The log of events, and the e-mails that report them to the owners"
 
 import datetime as dt
 import logging
@@ -20,15 +20,15 @@ from . import clock, mailer, notice, settings
 logger = logging.getLogger(__name__)
 
 _TELL_INTERVAL = dt.timedelta(hours=1)
-# After it an e-mail on its way counts as lost, as the server may have stopped
+# An e-mail that takes longer counts as lost, as the server may have stopped
 _TELLING_TIMEOUT = dt.timedelta(minutes=5)
-# With a worker, which tries again for about a day
+# A worker retries for about a day: each delay is twice the one before
 _RETRIES = 8
 _RETRY_DELAY = dt.timedelta(minutes=5)
-# Without a worker, trytond runs a task before it answers the request, and
-# after a login it runs none. So that nobody waits for a mail server and each
-# e-mail leaves, a thread sends them. It is a single one, so that a mail server
-# that hangs gets a single connection.
+# A thread sends the e-mails. Without a worker, trytond runs a task before it
+# answers the request, so users would wait for the mail server. After a login
+# it runs no task at all, so the e-mail would be lost. A single thread opens a
+# single connection, even to a mail server that hangs.
 _MAILER = ThreadPoolExecutor(1, 'totp-mailer')
 
 
@@ -103,20 +103,23 @@ class UserTOTPEvent(ModelSQL, ModelView):
 
     @classmethod
     def record(cls, users, kind, tell=True, authenticator=None):
-        """Record that it happened just now, by the user of the transaction.
+        """Record an event for each user, with the user of the transaction as
+        actor.
 
-        users: the users whose TOTP it happened to
+        users: the users whose TOTP the event concerns
         kind: a key of the field kind
-        tell: whether they are told by e-mail, as soon as the transaction is
-            committed, unless they were told of the same within the last hour
-        authenticator: the name of the one that it happened to, if it is one
+        tell: whether to send an e-mail to each user once the transaction is
+            committed; a user gets no second e-mail of the same kind within an
+            hour
+        authenticator: the name of the authenticator that the event concerns,
+            if any
         """
         transaction = Transaction()
         address, _ = transaction.remote_address()
         now = clock.now()
-        # Nothing else of the request: its host and its prefix may be forged
+        # Use nothing else of the request: a client can forge host and prefix
         secure = is_secure()
-        # The client may have put into it what delays or misleads the e-mail
+        # Ignore the client's context: it could delay or alter the e-mail
         with transaction.reset_context():
             untold = cls.untold(users, kind) if tell else dict.fromkeys(users)
             for user, reason in untold.items():
@@ -142,13 +145,13 @@ class UserTOTPEvent(ModelSQL, ModelView):
 
     @classmethod
     def untold(cls, users, kind):
-        """Return those of the users who would get no e-mail about it now.
+        """Return the users who would get no e-mail about such an event now.
 
-        users, kind: as record takes them
-        Return a dictionary of the users and the reason: no_email, bad_email if
-        no e-mail can be written to the address, told if an e-mail about the
-        same was sent within the last hour or is on its way, and None if nobody
-        is told of the kind.
+        users, kind: the arguments of record
+        Return a dictionary from each of these users to the reason:
+        'no_email' if the user has no address, 'bad_email' if the address is
+        invalid, 'told' if an e-mail of the same kind was sent within the last
+        hour or is on its way, and None if events of the kind cause no e-mails.
         """
         if kind == 'resealed':
             return dict.fromkeys(users)
@@ -177,7 +180,7 @@ class UserTOTPEvent(ModelSQL, ModelView):
     def _queue_emails(cls, events, secure):
         """Send the e-mails about the events once the transaction is committed.
 
-        secure: whether the server was reached by https
+        secure: whether the request used https
         """
         transaction = Transaction()
         if _has_worker():
@@ -190,30 +193,34 @@ class UserTOTPEvent(ModelSQL, ModelView):
 
     @classmethod
     def send_emails(cls, events, secure=False, attempt=0):
-        """Send the e-mails about the events: the task of a worker.
+        """Send the e-mails about the events, as the task of a worker.
 
-        attempt: how often it was tried before
+        secure: whether the request used https
+        attempt: the number of earlier attempts
         """
         transaction = Transaction()
         retry = None
         if attempt < _RETRIES:
-            # Queued before the e-mails leave, so that no crash loses them
+            # Queue the retry before sending, so that no crash loses the
+            # e-mails
             with transaction.set_context(
                     queue_scheduled_at=_RETRY_DELAY * 2 ** attempt):
                 retry, = cls.__queue__.send_emails(
                     events, secure=secure, attempt=attempt + 1)
-        # The task ends before the mail server is talked to
+        # End the task's transaction before the connection to the mail server
         transaction.atexit(
             _MAILER.submit, _send_emails, transaction.database.name,
             [e.id for e in events], secure, retry)
 
     @classmethod
     def _write_emails(cls, ids, secure):
-        "Return the e-mails about those of the events that wait for theirs."
+        """Return a dictionary from the id of each event that still needs its
+        e-mail to the message.
+        """
         pool = Pool()
         Email = pool.get('res.user.totp_event.email', type='report')
         messages = {}
-        # None is left if the transaction was rolled back
+        # No event exists if the transaction was rolled back
         for event in cls.search([
                     ('id', 'in', ids),
                     ('telling', '!=', None),
@@ -232,10 +239,10 @@ class UserTOTPEvent(ModelSQL, ModelView):
 
     @classmethod
     def _end_emails(cls, ids, accepted, refused, retry):
-        """Note what became of the e-mails about the events.
+        """Store on the events whether their e-mails were accepted.
 
-        accepted, refused: as mailer.send returns them
-        retry: the id of the task that sends the others, if there is one
+        accepted, refused: the values that mailer.send returned
+        retry: the id of the task that retries the other e-mails, if any
         """
         pool = Pool()
         Queue = pool.get('ir.queue')
@@ -264,7 +271,7 @@ class UserTOTPEvent(ModelSQL, ModelView):
 
     @classmethod
     def check_mailer(cls):
-        "Log that no e-mail leaves, if it is so."
+        "Log an error if the server cannot send e-mails."
         if not (_has_worker() or mailer.has_threads()):
             notice.tell(
                 logger,
@@ -284,9 +291,9 @@ def _has_worker():
 
 
 def _send_emails(database_name, ids, secure, retry=None):
-    """Send the e-mails about the events, without a transaction meanwhile.
+    """Send the e-mails about the events, with no transaction open meanwhile.
 
-    retry: the id of the task that sends them again, if there is one
+    retry: the id of the task that retries them, if any
     """
     try:
         messages = _transact(
@@ -296,12 +303,12 @@ def _send_emails(database_name, ids, secure, retry=None):
             database_name, lambda Event: Event._end_emails(
                 ids, accepted, refused, retry))
     except Exception:
-        # Nobody waits for the thread
+        # The exception would be lost: no code waits for the thread's result
         logger.exception("e-mails about TOTP were not sent")
 
 
 def _transact(database_name, function):
-    "Return what the function returns, called in a transaction of its own."
+    "Call the function with the model of events, in a separate transaction."
     retry = config.getint('database', 'retry')
     for count in range(retry, -1, -1):
         try:

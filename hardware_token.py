@@ -18,7 +18,7 @@ from trytond.transaction import Transaction
 from . import clock, seal, settings, totp
 from .exceptions import TOTPTokenError
 
-# What a sealed text is for
+# The purpose that the sealed texts are bound to
 _TOKEN = 'token'
 _BATCH = 500
 _HIDDEN = ['secret', 'number', 'counter', 'resync']
@@ -27,8 +27,8 @@ _HIDDEN = ['secret', 'number', 'counter', 'resync']
 class UserTOTPToken(ModelSQL, ModelView):
     """A hardware token
 
-    Once its owner has proved it by a code, it is an authenticator like any
-    other: the sealed set of the user holds a copy of its secret.
+    Once its user has confirmed it with a code, it is an authenticator like any
+    other: the sealed secrets of the user contain a copy of its secret.
     """
     __name__ = 'res.user.totp_token'
     __string__ = "TOTP Token"
@@ -62,13 +62,14 @@ class UserTOTPToken(ModelSQL, ModelView):
         "Period", required=True, readonly=True,
         help="The number of seconds for which the token shows a code.")
     imported = fields.DateTime("Imported", required=True, readonly=True)
-    # Lazy because a client that reads all eager fields would be refused
+    # Lazy because the server refuses a client that reads this field, and
+    # clients read all eager fields together
     secret = fields.Char(
         "Secret", readonly=True, strip=False, loading='lazy',
         help="The key of the token. Nobody can read it.")
-    # Of the authenticator of the user
+    # The number of the authenticator made from the token
     number = fields.Integer("Number", readonly=True, loading='lazy')
-    # Of the last code accepted while the token was in use before
+    # The time step of the last code accepted in an earlier use of the token
     counter = fields.Integer("Counter", readonly=True, loading='lazy')
     resync = fields.Integer("Resync", readonly=True, loading='lazy')
 
@@ -115,8 +116,7 @@ class UserTOTPToken(ModelSQL, ModelView):
 
     @staticmethod
     def _place(serial):
-        # The generation of a user's secrets rises when they change, that of a
-        # token never does
+        # The secret of a token never changes, so its generation is constant
         return {'owner': serial, 'purpose': _TOKEN, 'generation': 0}
 
     @classmethod
@@ -127,7 +127,7 @@ class UserTOTPToken(ModelSQL, ModelView):
 
     @classmethod
     def unseal(cls, serial, stored):
-        """Return the Secret and whether it has to be sealed anew.
+        """Return the Secret and whether it has to be sealed again.
 
         Raise ValueError if no key decrypts it.
         """
@@ -139,7 +139,7 @@ class UserTOTPToken(ModelSQL, ModelView):
 
     @classmethod
     def known(cls, serials):
-        "Return which of the serial numbers the database has already."
+        "Return the set of those serial numbers that the database contains."
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         known = set()
@@ -151,10 +151,12 @@ class UserTOTPToken(ModelSQL, ModelView):
 
     @classmethod
     def store(cls, secrets):
-        """Store new tokens, which are free, and return how many.
+        """Store the tokens as free tokens and return how many were stored.
 
-        secrets: a list of the serial number and the Secret of each, of which
-            those are left out that the database has already
+        Skip the tokens whose serial numbers the database already contains.
+
+        secrets: a list of pairs, the serial number and the Secret of each
+            token
         """
         transaction = Transaction()
         table = cls.__table__()
@@ -195,12 +197,14 @@ class UserTOTPToken(ModelSQL, ModelView):
             return
         Guess.start([user.id])
         guess = Guess.__table__()
-        # Those who assign tokens to the same user at once would not count what
-        # the others assign, so that one of them has to begin again
+        # Simultaneous transactions do not see the tokens that the others
+        # assign. Updating the same row lets only one of them succeed: the
+        # others are repeated and count again.
         Transaction().connection.cursor().execute(*guess.update(
                 [guess.failures], [guess.failures],
                 where=guess.user == user.id))
-        # Each login of the user tries all tokens that wait for a code
+        # Bounds the work of a login, which tries each token that waits for a
+        # code
         most = settings.get('max_authenticators')
         count = cls.search([
                 ('user', '=', user.id),
@@ -217,19 +221,22 @@ class UserTOTPToken(ModelSQL, ModelView):
 
     @classmethod
     def take_back(cls, tokens):
-        "Let the tokens be free. The authenticators made of them are removed."
+        "Mark the tokens as free and remove the authenticators made from them."
         cls._withdraw(tokens)
         cls.write(tokens, {'user': None, 'state': 'free'})
 
     @classmethod
     def lose(cls, tokens):
-        "Mark the tokens as lost. The authenticators of them are removed."
+        "Mark the tokens as lost and remove the authenticators made from them."
         cls._withdraw(tokens)
         cls.write(tokens, {'state': 'lost'})
 
     @classmethod
     def discard(cls, tokens):
-        "Delete the tokens, which are free or lost."
+        """Delete the tokens.
+
+        Raise TOTPTokenError if a token is neither free nor lost.
+        """
         pool = Pool()
         User = pool.get('res.user')
         User.check_totp_management([t.user for t in tokens if t.user])
@@ -253,7 +260,8 @@ class UserTOTPToken(ModelSQL, ModelView):
         User.check_totp_management([t.user for t in tokens if t.user])
         User.check_not_own_totp(
             [t.user for t in tokens if t.state == 'in_use'])
-        # The users of the others are told that they lose an authenticator
+        # A token in use causes another event: the removal of its
+        # authenticator, or a reset
         waiting = list({t.user for t in tokens if t.state == 'assigned'})
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
@@ -268,10 +276,12 @@ class UserTOTPToken(ModelSQL, ModelView):
 
     @classmethod
     def release(cls, user_ids, number=None):
-        """Let tokens be assigned only, because the authenticators made of them
-        are removed, and remember their last codes.
+        """Turn the tokens in use of the users into assigned tokens.
 
-        number: of the authenticator, all of the users by default
+        Call this before the authenticators made from them are removed: it
+        copies the counters of their last codes to the tokens.
+
+        number: the number of the authenticator, all by default
         """
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
@@ -302,11 +312,11 @@ class UserTOTPToken(ModelSQL, ModelView):
 
     @classmethod
     def reseal(cls, ids):
-        """Seal the secrets of the tokens with the first key, where they are
-        not yet.
+        """Seal the secrets of the tokens with the first key, unless they are
+        already.
 
-        Return the serial numbers of those that no key decrypts, which are left as
-        they are.
+        Return the serial numbers of the tokens whose secrets no key decrypts.
+        Their secrets stay unchanged.
         """
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
@@ -328,10 +338,11 @@ class UserTOTPToken(ModelSQL, ModelView):
 
     @classmethod
     def unreadable(cls, most=None):
-        """Return the serial numbers of the tokens whose secrets no key decrypts,
-        and how many were tried.
+        """Return the serial numbers of the tokens whose secrets no key
+        decrypts, and how many secrets were tried.
 
-        most: how many sealed ones are tried, any of them; all by default
+        most: how many sealed secrets to try, chosen at random; all secrets by
+            default
         """
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
@@ -353,7 +364,7 @@ class UserTOTPToken(ModelSQL, ModelView):
 
     @classmethod
     def count_clear(cls):
-        "Return how many secrets are stored in clear."
+        "Return how many secrets are stored unencrypted."
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.select(

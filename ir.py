@@ -10,7 +10,7 @@ from trytond.transaction import Transaction, without_check_access
 from .exceptions import TOTPAccessError
 
 _PACKAGE = __name__.rpartition('.')[0]
-# Users who may write other users can read what concerns those users
+# A user who may write other users can read the records of those users
 _READABLE = {'res.user.totp_event', 'res.user.totp_token'}
 _CLOSED = dict.fromkeys(['read', 'write', 'create', 'delete'], False)
 # Core opens these models to every user, which would make TOTP useless
@@ -29,7 +29,7 @@ class Configuration(metaclass=PoolMeta):
         Event = pool.get('res.user.totp_event')
         User = pool.get('res.user')
         super().check()
-        # Core calls this once the database is loaded
+        # Core calls check once after the database is loaded
         User.check_authentications()
         User.check_totp()
         Event.check_mailer()
@@ -48,11 +48,11 @@ class Cron(metaclass=PoolMeta):
 class Menu(metaclass=PoolMeta):
     __name__ = 'ir.ui.menu'
 
-    # Clients find an entry of the menu by its name only
+    # The clients' search finds a menu entry only by its name
 
     @classmethod
     def search_global(cls, text):
-        "Find the wizard also by the other words that people have for TOTP."
+        "Find the wizard by other words for TOTP too."
         pool = Pool()
         Wizard = pool.get('ir.action.wizard')
         found = set()
@@ -101,7 +101,7 @@ class Rule(metaclass=PoolMeta):
         if model_name not in _READABLE:
             return [('id', 'in', [])]
         domain = super().domain_get(model_name, mode=mode)
-        # Those who may write only some users see nothing of the others
+        # A manager who may write only some users sees no records of the others
         if users := super().domain_get('res.user', mode='write'):
             domain = [
                 domain,
@@ -110,10 +110,10 @@ class Rule(metaclass=PoolMeta):
 
 
 class RuledExportMixin:
-    """Records of which nobody exports more than the rules let read
+    """A model whose records a user can export only if the rules allow reading
 
-    Tryton checks an export in Python, where the rules of the users do not
-    count.
+    Tryton itself checks an export in Python, which ignores the rules of the
+    users that the records refer to.
     """
     __slots__ = ()
 
@@ -132,7 +132,7 @@ class UserTOTPToken(RuledExportMixin, metaclass=PoolMeta):
 
 
 def _is_closed(name):
-    "Return whether this module closes the model, its own or one of core."
+    "Return whether this module closes the model, be it its own or core's."
     pool = Pool()
     if name in _CORE_MODELS:
         return True
@@ -154,7 +154,7 @@ class SessionWizard(metaclass=PoolMeta):
 
     @classmethod
     def create(cls, vlist):
-        # A wizard gives no values, other requests do
+        # A wizard passes no values, unlike other requests
         if vlist != [{}]:
             return super().create(vlist)
         with without_check_access():
@@ -162,7 +162,7 @@ class SessionWizard(metaclass=PoolMeta):
 
     @classmethod
     def read(cls, ids, fields_names):
-        # HTTP routes also ask for the name, wizards never do
+        # Unlike wizards, HTTP routes also read the record name
         if 'rec_name' in fields_names:
             return super().read(ids, fields_names)
         cls._check_own(ids)
@@ -184,10 +184,13 @@ class SessionWizard(metaclass=PoolMeta):
 
     @classmethod
     def _check_own(cls, ids):
-        "Refuse sessions of wizards that another user has started."
+        """Raise TOTPAccessError if another user started one of the wizards.
+
+        ids: the ids of the sessions of the wizards
+        """
         transaction = Transaction()
-        # Wizards run without access checks, so only the user tells whether the
-        # server itself asks
+        # Wizards run without access checks, so the calls of the server itself
+        # differ only by the root user
         if not transaction.user:
             return
         with without_check_access():

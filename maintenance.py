@@ -21,7 +21,7 @@ from . import clock, notice, seal, settings
 logger = logging.getLogger(__name__)
 
 _CLEAR = f'{seal.CLEAR}%'
-# How many secrets of each kind are opened when a database is loaded
+# How many secrets of each kind are decrypted when a database is loaded
 _SAMPLE = 100
 
 
@@ -30,7 +30,7 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def totp_owners(cls):
-        "Return the ids of the users with a secret, in force or waiting."
+        "Return the ids of the users with a secret, in force or pending."
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.select(
@@ -42,11 +42,11 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def reseal_totp(cls, users):
-        """Seal the secrets of the users, in force and waiting, with the first
-        key, where they are not yet.
+        """Seal the secrets of the users, in force and pending, with the first
+        key, unless they are already.
 
-        Return the users with a secret that no key decrypts, which is left as it
-        is.
+        Return the users with a secret that no key decrypts. Such a secret
+        stays unchanged.
         """
         pool = Pool()
         Event = pool.get('res.user.totp_event')
@@ -81,7 +81,7 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def clean_totp(cls):
-        """Remove the waiting secrets, the remembered devices and the events
+        """Remove the pending secrets, the remembered devices and the events
         that are too old, and forget the failures of the decoys.
         """
         pool = Pool()
@@ -105,12 +105,12 @@ class User(metaclass=PoolMeta):
     def check_totp(cls):
         """Log what is wrong with the stored secrets and with the clock.
 
-        Called once the database is loaded.
+        Called once after the database is loaded.
         """
         try:
             keys = settings.get('encryption_keys')
         except settings.DeniedError:
-            # Told at start
+            # The server reports the setting itself at start
             pass
         else:
             if keys:
@@ -128,15 +128,17 @@ class User(metaclass=PoolMeta):
         count, = cursor.fetchone()
         if count:
             notice.tell(
-                logger, "users whose TOTP secrets are stored unencrypted in the "
-                "database %s: %d; to encrypt them, run trytond_totp reseal",
+                logger, "users whose TOTP secrets are stored unencrypted in "
+                "the database %s: %d; to encrypt them, run trytond_totp "
+                "reseal",
                 Transaction().database.name, count)
 
     @classmethod
     def _check_totp_readable(cls, most):
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
-        # Any of them, so that restarts find also what concerns few users
+        # A new random sample at each start eventually finds a problem of a few
+        # users too
         cursor.execute(*table.select(
                 table.id, table.totp_secret,
                 Coalesce(table.totp_generation, 0),
@@ -146,9 +148,9 @@ class User(metaclass=PoolMeta):
         unreadable = cls._unreadable_totp_owners(rows)
         if unreadable:
             notice.tell(
-                logger, "users whose TOTP secret no key decrypts in the database "
-                "%s: %d of %d tried; their codes cannot be checked until the "
-                "key is back in the file of encryption_keys; "
+                logger, "users whose TOTP secret no key decrypts in the "
+                "database %s: %d of %d tried; their codes cannot be checked "
+                "until the key is back in the file of encryption_keys; "
                 "trytond_totp status names them",
                 Transaction().database.name, len(unreadable), len(rows))
 

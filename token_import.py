@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"What administrators do to hardware tokens: the wizards"
+"The wizards with which administrators manage hardware tokens"
 
 import logging
 
@@ -19,14 +19,14 @@ from .exceptions import TOTPTokenError
 logger = logging.getLogger(__name__)
 
 _TOKEN = 'res.user.totp_token'
-# What a sealed text is for
+# The purpose that the sealed texts are bound to
 _FILE = 'token file'
 
 
 class UserTOTPTokenFile(ModelSQL):
-    """The tokens of a file that an administrator has read, not imported yet
+    """The tokens that a wizard has read from a file and not imported yet
 
-    They belong to the session of the wizard, which would keep them in clear.
+    The wizard cannot keep them: its session is stored unencrypted.
     """
     __name__ = 'res.user.totp_token_file'
     __string__ = "TOTP Token File"
@@ -47,8 +47,9 @@ class UserTOTPTokenFile(ModelSQL):
     def put(cls, session_id, secrets):
         """Store the tokens until they are imported.
 
-        session_id: of the wizard
-        secrets: a list of the serial number and the Secret of each
+        session_id: the id of the wizard's session
+        secrets: a list of pairs, the serial number and the Secret of each
+            token
         """
         user_id = Transaction().user
         table = cls.__table__()
@@ -67,9 +68,10 @@ class UserTOTPTokenFile(ModelSQL):
 
     @classmethod
     def take(cls, session_id):
-        """Return the tokens that put has stored, once.
+        """Return the tokens that put has stored, and delete them.
 
-        Raise TOTPTokenError if they are not there any more.
+        session_id: the id of the wizard's session
+        Raise TOTPTokenError if they are no longer stored.
         """
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
@@ -98,7 +100,7 @@ class UserTOTPTokenFile(ModelSQL):
 
     @classmethod
     def drop(cls, session_id):
-        "Remove what the wizard has stored."
+        "Delete the tokens that the wizard has stored."
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.delete(
@@ -107,27 +109,28 @@ class UserTOTPTokenFile(ModelSQL):
 
     @classmethod
     def clean(cls):
-        "Remove what has waited for too long."
+        "Delete the tokens that were not imported in time."
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.delete(where=table.expire <= clock.now()))
 
     @classmethod
     def clear(cls):
-        "Remove all files. Whoever has read one has to read it again."
+        "Delete the tokens of all files, which then have to be read again."
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.delete())
 
 
 class ManagersMixin:
-    "What those may do who may write users"
+    "A wizard for users who may write other users"
 
     @classmethod
     def check_access(cls):
         pool = Pool()
         User = pool.get('res.user')
-        # Nobody may write the tokens but by these wizards
+        # The default check would refuse everybody: it asks for write access to
+        # the tokens, which only these wizards write
         with Transaction().set_context(active_model=None):
             super().check_access()
         User.check_totp_management([])
@@ -137,7 +140,8 @@ class ImportTOTPTokensStart(ModelView):
     __name__ = 'res.user.import_totp_tokens.start'
     __string__ = "Import TOTP Tokens"
 
-    # What holds such words in its name is not written into the log
+    # Trytond's debug log redacts values whose names contain "token",
+    # "password" or "secret"
     token_file = fields.Binary(
         "File", filename='token_file_name', required=True,
         help="A CSV or PSKC file from the manufacturer of the tokens.")
@@ -322,7 +326,7 @@ class AssignTOTPTokenStart(ModelView):
 
 
 class SelectedTokensMixin(ManagersMixin):
-    "What administrators do to the tokens that they select"
+    "A wizard that acts on the selected tokens"
 
     @property
     def tokens(self):
@@ -341,7 +345,7 @@ class SelectedTokensMixin(ManagersMixin):
 
 
 class AssignTOTPToken(SelectedTokensMixin, CheckedWizard):
-    "Assign the tokens selected to a user"
+    "Assign the selected tokens to a user"
     __name__ = 'res.user.assign_totp_token'
 
     start = StateView(
@@ -361,7 +365,7 @@ class AssignTOTPToken(SelectedTokensMixin, CheckedWizard):
 
 
 class TakeBackTOTPToken(SelectedTokensMixin, CheckedWizard):
-    "Take the tokens selected back from their users"
+    "Take the selected tokens back from their users"
     __name__ = 'res.user.take_back_totp_token'
 
     start = StateView(
@@ -380,7 +384,7 @@ class TakeBackTOTPToken(SelectedTokensMixin, CheckedWizard):
 
 
 class LoseTOTPToken(SelectedTokensMixin, CheckedWizard):
-    "Mark the tokens selected as lost"
+    "Mark the selected tokens as lost"
     __name__ = 'res.user.lose_totp_token'
 
     start = StateView(
@@ -399,7 +403,7 @@ class LoseTOTPToken(SelectedTokensMixin, CheckedWizard):
 
 
 class DiscardTOTPToken(SelectedTokensMixin, CheckedWizard):
-    "Delete the tokens selected"
+    "Delete the selected tokens"
     __name__ = 'res.user.discard_totp_token'
 
     start = StateView(

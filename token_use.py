@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"How a hardware token becomes an authenticator of its user, and ends as one"
+"The use of hardware tokens: from the first code to the removal"
 
 import logging
 from typing import NamedTuple
@@ -34,8 +34,8 @@ class Match(NamedTuple):
     serial: its serial number
     secret: its Secret
     state: its new State
-    user: the id of the user it is assigned to
-    failures: those of the user when it was verified, as guess.py counts them
+    user: the id of the user to whom it is assigned
+    failures: the Failures of the user when the code was verified
     """
     token: int
     serial: str
@@ -66,16 +66,18 @@ class UserTOTPToken(metaclass=PoolMeta):
 
     @classmethod
     def match(cls, user_id, code, serial=None, known_device=False):
-        """Return the Match of a right code of a token that waits for it.
+        """Return the Match of a right code of a token that waits for one.
 
-        Wrong codes count as those of UserTOTPCounter.verify do: an attacker
-        who knows the password could otherwise guess one.
+        Wrong codes count as they do in UserTOTPCounter.verify. Otherwise an
+        attacker who knows the password could guess a code.
 
         code: what a client sent, of any type
-        serial: of the token, any that is assigned to the user by default
-        known_device: whether it comes from a device that the user has used
-        Raise TOTPCodeError if it is wrong and TOTPWaitError if there were too
-        many failures. The caller must commit it before the answer leaves.
+        serial: the serial number of the token, by default any token that waits
+            for a code of the user
+        known_device: whether the code comes from a device that the user has
+            used
+        Raise TOTPCodeError if the code is wrong and TOTPWaitError after too
+        many failures. The caller must commit before it answers the client.
         The code stays usable until accept accepts the match.
         """
         pool = Pool()
@@ -106,7 +108,11 @@ class UserTOTPToken(metaclass=PoolMeta):
 
     @classmethod
     def _open(cls, waiting):
-        "Return the rows that can be opened, and the Secret and State of each."
+        """Return the rows whose secrets a key decrypts, and the Secret and
+        State of each.
+
+        Raise TOTPUnreadableError if there are none.
+        """
         rows, secrets = [], []
         if settings.missing_libraries():
             raise refusal.UNREADABLE.get_error()
@@ -134,11 +140,11 @@ class UserTOTPToken(metaclass=PoolMeta):
 
     @classmethod
     def accept(cls, match):
-        """Let the token be in use by the code, once, and forgive the failures
-        of its network.
+        """Mark the token as in use, once for each code, and forgive the
+        failures from the network of the code.
 
-        Raise DatabaseOperationalError, so that the login is tried again, if
-        something has changed since the verification.
+        Raise DatabaseOperationalError if the token or the failures have
+        changed since the verification. Trytond then repeats the login.
         """
         pool = Pool()
         Guess = pool.get('res.user.totp_guess')
@@ -156,7 +162,7 @@ class UserTOTPToken(metaclass=PoolMeta):
 
     @classmethod
     def bind(cls, match, number):
-        "Remember the number of the authenticator, and how much it drifts."
+        "Store the number of the new authenticator and the drift of its clock."
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
         table = cls.__table__()
@@ -211,16 +217,17 @@ class User(metaclass=PoolMeta):
         return Token.assigned(self.id)
 
     def add_totp_token(self, serial, code, current_code=None):
-        """Bring a hardware token into force that is assigned to the user.
+        """Make a hardware token that is assigned to the user an authenticator.
 
         serial: its serial number, as the user types it
         code: a code that it shows
-        current_code: a code made with a secret in force, or a recovery code,
-            if there is one; it is used up even if the other code is wrong
+        current_code: a code of a current authenticator or a recovery code,
+            needed if the user has an authenticator; it is used up even if the
+            other code is wrong
         Raise TOTPTokenError if no such token is assigned to the user,
         TOTPSetupError if the user may have no more authenticators, and
-        TOTPCodeError if a code is not accepted. The transaction is committed
-        before the latter, so call it before anything is written.
+        TOTPCodeError if a code is not accepted. Before a TOTPCodeError the
+        transaction is committed, so call this before you write anything.
         """
         pool = Pool()
         Token = pool.get('res.user.totp_token')
@@ -233,7 +240,8 @@ class User(metaclass=PoolMeta):
                 gettext('authentication_totp.msg_totp_token_not_assigned'))
         if self._has_totp_secrets():
             try:
-                # First, so that nobody guesses the other one without it
+                # Checked first, so that nobody can guess the code of the token
+                # without it
                 self.verify_totp_code(current_code)
             except TOTPCodeError as error:
                 raise error.__class__(
@@ -286,7 +294,7 @@ class User(metaclass=PoolMeta):
             raise
         except TOTPCodeError as error:
             if not isinstance(error, TOTPWaitError):
-                # Without the login, as for the code of an authenticator
+                # Count no attempt for the login, as with an authenticator
                 self._add_login_attempt('')
             raise LoginException(
                 'totp_code', error.message, type='char') from None
@@ -304,8 +312,8 @@ class User(metaclass=PoolMeta):
     def _drop_totp_authenticator(self, number):
         """Remove the authenticator with the number, without a code.
 
-        Who calls it has checked the right to do so. Without any other
-        authenticator it is a reset.
+        The caller must have checked the right to do so. If the user has no
+        other authenticator, reset TOTP.
         """
         pool = Pool()
         Counter = pool.get('res.user.totp_counter')
@@ -320,8 +328,8 @@ class User(metaclass=PoolMeta):
             return
         name = Counter.get_name(self.id, number)
         generation, secrets = self._get_totp_secrets()
-        # Without its row the authenticator is dead, even if no key decrypts the
-        # secrets
+        # If no key decrypts the secrets, the removal of the row is enough: no
+        # code of the authenticator is accepted without it
         if secrets and secrets.pop(number, None):
             self._put_totp_secrets(generation, secrets)
         Counter.remove([self.id], number)
@@ -330,25 +338,26 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def totp_tokens(cls):
-        "Return the ids of the hardware tokens, all of which have a secret."
+        "Return the ids of all hardware tokens."
         pool = Pool()
         Token = pool.get('res.user.totp_token')
         return Token.ids()
 
     @classmethod
     def drop_totp_token_files(cls):
-        "Remove what was read of the files of tokens and not imported yet."
+        "Delete the tokens that were read from files and not imported yet."
         pool = Pool()
         File = pool.get('res.user.totp_token_file')
         File.clear()
 
     @classmethod
     def reseal_totp_tokens(cls, ids):
-        """Seal the secrets of the tokens with the first key, where they are
-        not yet.
+        """Seal the secrets of the tokens with the first key, unless they are
+        already.
 
-        Return the serial numbers of those that no key decrypts, which are left as
-        they are. What was read of files and not imported yet is removed.
+        Also delete the tokens that were read from files and not imported yet.
+        Return the serial numbers of the tokens whose secrets no key decrypts.
+        Their secrets stay unchanged.
         """
         pool = Pool()
         File = pool.get('res.user.totp_token_file')
@@ -358,7 +367,7 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def unreadable_totp_tokens(cls):
-        "Return the serial numbers of the tokens whose secrets no key decrypts."
+        "Return the serial numbers of tokens whose secrets no key decrypts."
         pool = Pool()
         Token = pool.get('res.user.totp_token')
         unreadable, _ = Token.unreadable()
@@ -378,8 +387,9 @@ class User(metaclass=PoolMeta):
         super()._check_totp_sealed()
         if count := Token.count_clear():
             notice.tell(
-                logger, "TOTP tokens whose secrets are stored unencrypted in the "
-                "database %s: %d; to encrypt them, run trytond_totp reseal",
+                logger, "TOTP tokens whose secrets are stored unencrypted in "
+                "the database %s: %d; to encrypt them, run trytond_totp "
+                "reseal",
                 Transaction().database.name, count)
 
     @classmethod
@@ -398,5 +408,8 @@ class User(metaclass=PoolMeta):
 
 
 def _simplify(serial):
-    "Return the serial number, of any type, without what people mistype."
+    """Return the serial number without spaces and in lower case.
+
+    serial: what a user typed, of any type
+    """
     return ''.join(str(serial or '').split()).casefold()

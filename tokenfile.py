@@ -3,8 +3,8 @@
 # terms.
 """The files in which manufacturers deliver hardware tokens: CSV and PSKC
 
-Nothing here reads the configuration, the clock or the database. Nothing that
-is raised holds a key.
+This file does not use the configuration, the clock or the database. Its
+exceptions contain no key.
 """
 
 import base64
@@ -29,23 +29,25 @@ except ImportError:
 # In bytes
 MAX_SIZE = 20 * 2**20
 MAX_TOKENS = 10_000
-# A file of so many tokens has fewer lines, cells, tags and attributes. A file
-# of nothing else would take minutes and gigabytes.
+# How many lines, cells, tags or attributes a file may have. A file with
+# MAX_TOKENS tokens has fewer. A file of MAX_SIZE with nothing else would take
+# minutes and gigabytes.
 _MAX_PARTS = 100 * MAX_TOKENS
 _PARTS = '\n\r\t;,<='
 _MAX_SERIAL_LENGTH = 64
-# As long as a block of SHA-512: HMAC only shortens a longer one, and each
+# The length of a block of SHA-512. HMAC would shorten a longer key, and each
 # login of its user would have to decrypt it
 _MAX_KEY_BITS = 1024
-# A spreadsheet takes a text that begins with one of them for a formula
+# Spreadsheets take a text that begins with one of these for a formula
 _FORMULA = '=+-@'
-# More would keep the server busy for a long time
+# Larger values would keep the server busy for a long time
 _MAX_ITERATIONS = 2 * 10**6
 _MAX_DERIVED_LENGTH = 64
 _MAX_XML_TEXT = 1024
-# The elements that stand for a token, in the names of the drafts too
+# The elements that stand for a token, including those of the drafts of the RFC
 _XML_TOKENS = ['KeyPackage', 'Device', 'Key', 'Secret']
-# What only a signature or a certificate needs, and nothing here reads
+# Only signatures and certificates need these elements, and nothing here reads
+# them
 _LONG_XML = {'X509Certificate', 'SignatureValue'}
 _BOMS = {
     codecs.BOM_UTF8: 'utf-8-sig',
@@ -72,8 +74,8 @@ _HEADERS = {
 class TokenFileError(ValueError):
     """A file that cannot be read
 
-    message: the id of the message that says why
-    values: what the message names
+    message: the id of the message that gives the reason
+    values: a dictionary of the values in the message
     """
 
     def __init__(self, message, **values):
@@ -94,11 +96,13 @@ class Refused(Exception):
 class Token(NamedTuple):
     """A token of a file
 
-    line: the line where it ends, in PSKC the position among the keys
+    line: the number of the line where it ends; in PSKC the position among the
+        keys; both begin at 1
     serial: the serial number, blank if there is none
     secret: its Secret, None if it is refused
-    refusal: the id of the message that says why it is refused, or None
-    values: what the message names
+    refusal: the id of the message that gives the reason for the refusal, or
+        None
+    values: a dictionary of the values in the message
     """
     line: int
     serial: str
@@ -108,13 +112,13 @@ class Token(NamedTuple):
 
 
 def read(data, time, passphrase='', key=''):
-    """Return a list of the Token in the file, those refused too.
+    """Return a list of each Token in the file, including the refused ones.
 
     data: the content of the file, in bytes
-    time: in seconds since the epoch
-    passphrase: the one that decrypts the keys of a PSKC file
+    time: the current time, in seconds since the epoch
+    passphrase: the pass phrase that decrypts the keys of a PSKC file
     key: the pre-shared key that decrypts them, in hexadecimal
-    Raise TokenFileError if nothing of the file can be imported.
+    Raise TokenFileError if the file cannot be read.
     """
     if len(data) > MAX_SIZE:
         raise TokenFileError(
@@ -141,7 +145,7 @@ def _decode(data):
     except UnicodeDecodeError:
         if encoding != 'utf-8':
             raise TokenFileError('msg_totp_token_file_unreadable') from None
-        # What is read of a file has no other letters than ASCII
+        # Only ASCII matters: all names, numbers and keys consist of it
         return data.decode('latin-1')
 
 
@@ -161,7 +165,10 @@ def _refuse_repeated(tokens):
 
 
 def _check(line, serial, get_secret):
-    "Return the Token, refused with what get_secret raises."
+    """Return the Token of the line.
+
+    get_secret: a function that returns its Secret or raises Refused
+    """
     try:
         if not serial:
             raise Refused('msg_totp_token_no_serial')
@@ -169,7 +176,7 @@ def _check(line, serial, get_secret):
             serial = ''
             raise Refused(
                 'msg_totp_token_serial', length=_MAX_SERIAL_LENGTH)
-        # Some spreadsheets know the wide forms of these characters too
+        # Some spreadsheets also accept the full-width forms of the characters
         if normalize('NFKC', serial)[0] in _FORMULA:
             raise Refused('msg_totp_token_serial_formula')
         secret = get_secret()
@@ -184,7 +191,11 @@ def _check(line, serial, get_secret):
 
 
 def _algorithm(text):
-    "Return the algorithm that a manufacturer names in some way."
+    """Return the name of the algorithm as totp.ALGORITHMS spells it.
+
+    text: its name in the file; blank means the default
+    Raise Refused if it is another algorithm.
+    """
     name = re.sub('[^a-z0-9]', '', text.lower())
     if 'hotp' in name:
         raise Refused('msg_totp_token_hotp')
@@ -240,7 +251,11 @@ def _read_csv(text):
 
 
 def _rows(text):
-    "Return the number of each line of the CSV, and its cells."
+    """Return a list of pairs, the number and the cells of each line.
+
+    Skip blank lines and lines that begin with "#".
+    Raise TokenFileError if the text is no CSV or has too many lines.
+    """
     text = '\n'.join(
         '' if line.startswith('#') else line
         for line in re.split('\r\n|\r|\n', text))
@@ -254,7 +269,7 @@ def _rows(text):
             row = [cell.strip() for cell in row]
             if any(row):
                 rows.append((reader.line_num, row))
-            # The header is none
+            # The header is no token
             if len(rows) > MAX_TOKENS + 1:
                 _refuse_number()
     except csv.Error:
@@ -282,14 +297,15 @@ def _read_row(values, encoding, long):
 
 def _number(values, name):
     text = values.get(name) or str(totp.USUAL[name])
-    # More digits than any of them may have
+    # No valid number has more than four digits
     return int(text) if re.fullmatch('[0-9]{1,4}', text) else None
 
 
 def _encoding(keys):
-    """Return the encodings that the keys of the file may have.
+    """Return the set of encodings that the keys of the file may have.
 
-    A key may be valid in both, but hardly all of a file.
+    A single key may be valid in both encodings, but rarely are all keys of a
+    file. Keys that are valid in only one encoding decide for the others.
     """
     possible = [set(_decodings(key)) for key in keys if key]
     certain = set.union(
@@ -308,7 +324,10 @@ def _key(text, encodings):
 
 
 def _decodings(text):
-    "Return a dictionary from each encoding that text may have to the key."
+    """Return the keys that the text may stand for, by encoding.
+
+    The encodings are 'hex' and 'base32'.
+    """
     text = re.sub(r'[\s:-]', '', text)
     is_hex = text[:2].lower() == '0x'
     keys = {}
@@ -333,8 +352,8 @@ def _read_pskc(text, time, passphrase, key):
     try:
         pskc = PSKC(io.BytesIO(data))
         keys = pskc.keys
-        # Whatever the library stumbles upon
     except Exception:
+        # The library raises many types of exceptions for malformed files
         raise TokenFileError('msg_totp_token_file_unreadable') from None
     _decrypt(pskc, passphrase, key)
     now = dt.datetime.fromtimestamp(time, dt.timezone.utc)
@@ -350,10 +369,12 @@ def _read_pskc(text, time, passphrase, key):
 
 
 def _sane_xml(text):
-    """Return the XML as bytes that any library may parse.
+    """Return the XML as bytes that any library can parse safely.
 
-    Only a document type declares entities: those that grow without end, and
-    those that read other files.
+    Refuse document types. Only they declare entities, which can expand without
+    limit or read other files.
+
+    Raise TokenFileError if the XML is refused.
     """
     if re.search('<!(DOCTYPE|ENTITY)', text):
         raise TokenFileError('msg_totp_token_file_doctype')
@@ -374,7 +395,11 @@ def _sane_xml(text):
 
 
 def _decrypt(pskc, passphrase, key):
-    "Let the keys be decrypted when they are read."
+    """Set the key with which the library decrypts the keys of the tokens.
+
+    passphrase, key: as for read
+    Raise TokenFileError if the one that the file needs is missing or unusable.
+    """
     encryption = pskc.encryption
     derivation = encryption.derivation
     try:

@@ -1,10 +1,10 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"""Add an ordinary user to a database, with the password of TRYTONPASSFILE
+"""Add an ordinary user to a database, with the password in TRYTONPASSFILE
 
-A JSON file may name keys: those of authenticators of the user, or of hardware
-tokens that are assigned to the user.
+An optional JSON file contains the keys of the user's authenticators, or of
+hardware tokens that are assigned to the user.
 """
 
 import json
@@ -20,7 +20,7 @@ from trytond.transaction import Transaction
 def add_authenticators(user, secrets):
     for name, secret in secrets.items():
         user._add_totp_secret(secret, name)
-    # Without them Tryton would ask for new ones
+    # Without recovery codes, Tryton would offer new ones at login
     user.first_totp_recovery_codes()
 
 
@@ -50,6 +50,7 @@ with Transaction().start(database, 0):
         give[kind](user, {
                 name: totp.Secret.from_key(key, 'sha1', 6, 30)
                 for name, key in json.loads(Path(path).read_text()).items()})
-    # Only now, as there is no mail server yet to tell of the key
+    # Set last, so that the events above cause no e-mails: the mail server does
+    # not run yet
     user.email = f'{login}@example.com'
     user.save()

@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SERIES = '8.0'
 DATABASE = 'demo'
 LOGINS = ['admin', 'alice', 'bob', 'carol']
-# The authenticators that are not on anybody's phone
+# The authenticators whose codes "make demo-code" prints
 AUTHENTICATORS = {'bob': ['Phone', 'Tablet'], 'carol': ['20261107']}
 RESERVED = []
-# What a person may edit
+# The file that users of the demo may edit
 SETTINGS = """\
 # Edit this file as you like: "make demo" keeps it. Each start writes run.conf
 # from it and adds the ports and the folders.
@@ -43,9 +43,13 @@ def run(*command, **kwargs):
 
 
 def build(path, recipe, make):
-    """Call make to fill the folder path, if recipe did not fill it before.
+    """Call make to fill the folder, unless it was filled by the same recipe.
 
-    The stamp comes last, so that what was interrupted is made anew.
+    The stamp is written last, so that an interrupted call is repeated.
+
+    path: the folder
+    recipe: a text that changes when the folder has to be filled again
+    make: a function that fills the folder, with its path as argument
     """
     stamp = path.with_name(f'{path.name}.done')
     if stamp.exists() and stamp.read_text() == recipe:
@@ -63,7 +67,7 @@ def pip_install(venv, *packages):
 
 
 def build_server(folder, *packages, series=SERIES):
-    "Install in folder the server and the packages."
+    "Install the server and the packages in the folder."
     def make_venv(path):
         print(f"Installing trytond {series} and the module...", flush=True)
         run(sys.executable, '-m', 'venv', path)
@@ -73,14 +77,14 @@ def build_server(folder, *packages, series=SERIES):
     packages = [
         f'trytond == {series}.*', '--editable', f'{ROOT}[qrcode]',
         'aiosmtpd', *packages]
-    # A virtual environment can not be moved
+    # A virtual environment cannot be moved, so its path is in the recipe
     build(venv, '\n'.join([
                 sys.version, str(venv), (ROOT / 'setup.py').read_text(),
                 *packages]), make_venv)
 
 
 def build_tools(folder, *packages):
-    "Install in folder the server, the packages and the web client."
+    "Install the server, the packages and the web client in the folder."
     def make_client(path):
         print("Installing the web client...", flush=True)
         npm = find_npm(folder / 'venv')
@@ -107,9 +111,10 @@ def find_npm(venv):
 
 
 def free_port():
-    "Return a port that no other program gets before this one ends."
+    "Return a port that no other program gets before this program ends."
     sock = socket.socket()
-    # While nobody listens, another one with this option can bind to it too
+    # With this option the server can bind to the port as well, as this socket
+    # does not listen on it
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(('localhost', 0))
     RESERVED.append(sock)
@@ -129,8 +134,9 @@ class Server:
 
     tools: the folder of the virtual environment and the web client
     data: the folder of the configuration, the database and the passwords
-    authentications: the setting of that name, by default what trytond.conf
-        says
+    port: the port of the server
+    authentications: the value of that setting, by default the one in
+        trytond.conf
     """
 
     def __init__(self, tools, data, port, authentications=None):
@@ -148,12 +154,12 @@ class Server:
     def configure(self):
         """Write the configuration.
 
-        Raise configparser.Error if a person left trytond.conf unreadable.
+        Raise configparser.Error if the edited trytond.conf cannot be read.
         """
         if not self.settings.exists():
             self.settings.write_text(SETTINGS)
         config = configparser.ConfigParser(interpolation=None)
-        # What a person may change comes first
+        # The edited file may override this, but nothing that is set below
         config.read_dict({
                 'authentication_totp': {
                     'encryption_keys': self.database / 'totp.keys',
@@ -179,7 +185,7 @@ class Server:
             config.read_dict({
                     'session': {'authentications': self.authentications},
                     })
-        # As in trytond
+        # The default of trytond
         self.authentications = config.get(
             'session', 'authentications', fallback='password')
         with self.config.open('w') as file:
@@ -237,7 +243,7 @@ class Server:
 
     @contextmanager
     def serve(self):
-        "Serve until the end of the context."
+        "Run the servers for Tryton and for e-mails until the context ends."
         mailer = Path(__file__).with_name('mailer.py')
         self.mails.mkdir(exist_ok=True)
         with self.log.open('w') as log, \

@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"Serve the demo until it is told to stop"
+"Serve the demo until a signal stops it"
 
 import configparser
 import fcntl
@@ -16,9 +16,9 @@ from .demo import LOGINS, ROOT, Server, answers, build_tools
 
 FOLDER = ROOT / '.demo'
 PORTS = range(1, 2 ** 16)
-# A terminal sends the last one when it is closed
+# A terminal that is closed sends SIGHUP
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-# Seconds
+# For how many seconds the processes may take to end before they are killed
 PATIENCE = 10
 SCREEN = """
 Tryton is on http://localhost:{port}
@@ -58,10 +58,10 @@ make demo-clean
 
 
 def parse_port(text):
-    "Return the port of the text, or exit."
+    "Return the port that the text names, or exit with an error message."
     try:
         port = int(text) if text.isascii() and text.isdigit() else None
-    # More digits than Python converts
+    # The text has more digits than Python converts
     except ValueError:
         port = None
     if port not in PORTS:
@@ -73,11 +73,14 @@ def parse_port(text):
 
 @contextmanager
 def only_one(folder, port):
-    "Let no second demo use the folder until the end of the context, or exit."
+    """Lock the folder against other demos until the context ends.
+
+    Exit with an error message if another demo uses it.
+    """
     folder.mkdir(exist_ok=True)
     with (folder / 'lock').open('a+') as file:
         try:
-            # The system unlocks it however this process ends
+            # The system releases the lock however this process ends
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
@@ -91,11 +94,12 @@ def only_one(folder, port):
 
 
 def supervise(work):
-    """Call work in a process of its own, and return its status once it and all
-    processes that it has started are gone.
+    """Call work in a separate process. Return its exit status once it and all
+    processes that it started have ended.
 
-    They get the signals of this process only, not those of the terminal, and
-    end with it: a signal that stops it is the usual end, with status 0.
+    The processes get no signals from the terminal, only those that this
+    process passes on, and end when this process ends. A signal is the usual
+    way to stop the demo, so the status is then 0.
     """
     stopped = []
 
@@ -110,7 +114,7 @@ def supervise(work):
             os.killpg(pid, signal.SIGKILL)
 
     life, own_life = os.pipe()
-    # None may come before there is somebody to pass it on to
+    # Block signals until there is a process to pass them on to
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     pid = os.fork()
     if not pid:
@@ -131,7 +135,10 @@ def supervise(work):
 
 
 def follow(life):
-    "End all processes of the session when the one that supervises them ended."
+    """Kill all processes of the session once their supervisor has ended.
+
+    life: the end of a pipe whose other end only the supervisor holds
+    """
     os.read(life, 1)
     os.killpg(0, signal.SIGKILL)
 

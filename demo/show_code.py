@@ -16,7 +16,7 @@ PERIOD = 30
 
 
 def code(key, step):
-    "Return the code of RFC 6238 with 6 digits and SHA-1."
+    "Return the code of RFC 6238 for the time step, with 6 digits and SHA-1."
     digest = hmac.digest(
         base64.b32decode(key), step.to_bytes(8, 'big'), 'sha1')
     offset = digest[-1] & 0xf

@@ -2,7 +2,7 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
-"The front door as the clients use it: JSON-RPC and the wizard"
+"A client of the server, which uses JSON-RPC and the wizard as Tryton's do"
 
 import json
 from base64 import b64encode
@@ -18,16 +18,16 @@ ADDRESS = '192.0.2.7'
 
 
 def right_code(key, time, steps=0):
-    "The code of an authenticator that is not passlib's"
+    "Return the code of an authenticator that does not use passlib"
     return pyotp.TOTP(key.replace(' ', '')).at(time + steps * 30)
 
 
 class Refused(Exception):
-    "What a JSON-RPC call answers when it is not the result"
+    "The error or the HTTP status with which a JSON-RPC call was refused"
 
 
 class RPC:
-    "A client of the JSON-RPC front door, as sao and proteus talk to it"
+    "A JSON-RPC client, which talks to the server as Tryton's clients do"
 
     host = 'localhost'
 
@@ -72,8 +72,8 @@ class RPC:
     def overview(self, button=None, code=None, **values):
         """Open the overview, enter the code and press the button
 
-        Return the id of the wizard's session, and the defaults of the page
-        shown, None if there is none.
+        Return the id of the wizard's session, and the defaults of the view
+        that is shown next, or None without such a view.
         """
         session_id, start, _ = self.wizard('create')
         result = self.wizard('execute', session_id, {}, start)
@@ -93,15 +93,16 @@ class RPC:
         return self.overview('turn_off', code=code)
 
     def accept(self, refused):
-        "Answer the warning with yes"
+        "Accept the warning, or raise any other refusal again"
         if refused.args[0] != 'UserWarning':
             raise refused
         self.model('res.user.warning', 'skip', refused.args[1][0])
 
     def start_setup(self, code=None, button='replace'):
-        """Start the set-up
+        """Start the setup of an authenticator
 
         code: a code or a recovery code, if the user has an authenticator
+        Return the same as overview.
         """
         session_id, shown = self.overview()
         if code is not None:
@@ -115,7 +116,7 @@ class RPC:
             'confirm')['view']['state']
 
     def set_up(self, now, code=None):
-        "Set TOTP up, return the key and the recovery codes shown with it"
+        "Set up TOTP. Return the key and the recovery codes that are shown"
         session_id, shown = self.start_setup(code)
         code = right_code(shown['secret'], now)
         result = self.wizard(

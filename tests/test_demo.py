@@ -15,7 +15,7 @@ DEMO = ROOT / 'demo'
 if DEMO.is_dir():
     from demo import run, show_code
     from demo.demo import Server
-# The lines of a function
+# The body of a function that starts a process and does not end by itself
 WORK = """\
     subprocess.Popen(["sleep", "1000"])
     print("ready", flush=True)
@@ -25,7 +25,7 @@ WORK = """\
 
 @unittest.skipUnless(DEMO.is_dir(), "the demo is not installed")
 class DemoTestCase(unittest.TestCase):
-    "Test the demo, without installing it"
+    "Test the demo without installing its server and client"
 
     def setUp(self):
         super().setUp()
@@ -41,7 +41,7 @@ class DemoTestCase(unittest.TestCase):
         return server, config
 
     def test_port(self):
-        "Test that the demo takes a port, and refuses what is none in one line"
+        "Test that a port is accepted and anything else refused in one line"
         for text, port in [('1', 1), ('8000', 8000), ('65535', 65535)]:
             self.assertEqual(run.parse_port(text), port)
         for text in ['', ' ', '0', '-1', '65536', '70000', 'abc', '8000 ',
@@ -75,13 +75,13 @@ class DemoTestCase(unittest.TestCase):
         self.assertEqual(
             config['authentication_totp']['issuer'], '100 % {database}')
         self.assertEqual(config['web']['listen'], 'localhost:8001')
-        # That of the links in e-mails
+        # The links in e-mails use it
         self.assertEqual(config['web']['hostname'], 'localhost:8001')
         self.assertEqual(
             config['email']['uri'], f'smtp://localhost:{server.mail_port}')
 
     def test_keys(self):
-        "Test that the demo encrypts, unless its configuration says otherwise"
+        "Test that the demo encrypts secrets unless its settings turn it off"
         _, config = self.configure()
         self.assertEqual(
             config['authentication_totp']['encryption_keys'],
@@ -90,11 +90,11 @@ class DemoTestCase(unittest.TestCase):
             '[authentication_totp]\nencryption_keys =\n')
         server, config = self.configure()
         self.assertEqual(config['authentication_totp']['encryption_keys'], '')
-        # As without the setting in any other trytond.conf
+        # The default of trytond applies, as the file has no such setting
         self.assertEqual(server.authentications, 'password')
 
     def test_policy(self):
-        "Test that a policy of the command line is used once, and not stored"
+        "Test that a policy from the command line is used once and not stored"
         server, _ = self.configure()
         text = server.settings.read_text()
         server, config = self.configure(authentications='totp,password')
@@ -111,7 +111,7 @@ class DemoTestCase(unittest.TestCase):
                     run.only_one(self.folder, 8001):
                 self.fail("two demos run")
             self.assertIn("already runs on port 8000;", refused.exception.code)
-        # Also after the end of a process that could not tidy up
+        # A process that could not clean up leaves no lock behind
         subprocess.run([
                 sys.executable, '-c',
                 'import os, pathlib, sys\n'
@@ -122,8 +122,11 @@ class DemoTestCase(unittest.TestCase):
             self.assertEqual((self.folder / 'lock').read_text(), '8001')
 
     def supervise(self, work, *numbers):
-        """Supervise the lines of work, send the signals once they have printed
-        a line, and return the status and what they printed afterwards.
+        """Supervise a function in a new process
+
+        work: the body of the function
+        numbers: the signals to send once the function has printed a line
+        Return the exit status and what was printed after the first line.
         """
         process = subprocess.Popen([
                 sys.executable, '-c',
@@ -136,12 +139,12 @@ class DemoTestCase(unittest.TestCase):
         process.stdout.readline()
         for number in numbers:
             process.send_signal(number)
-        # Until all processes that hold the pipe are gone
+        # Returns only once all processes that hold the pipe have ended
         rest, _ = process.communicate(timeout=60)
         return process.returncode, rest
 
     def test_stop(self):
-        "Test that a signal ends the demo and its processes, with status 0"
+        "Test that a signal ends the demo and its processes with status 0"
         deaf = '    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n' + WORK
         for lines, *numbers in [
                 (WORK, signal.SIGINT),
@@ -153,17 +156,17 @@ class DemoTestCase(unittest.TestCase):
                 self.assertEqual(self.supervise(lines, *numbers), (0, ''))
 
     def test_killed(self):
-        "Test that the processes of the demo end when it cannot end them"
+        "Test that the processes of the demo end even if it is killed"
         self.assertEqual(
             self.supervise(WORK, signal.SIGKILL), (-signal.SIGKILL, ''))
 
     def test_status(self):
-        "Test that the demo ends with the status of what failed"
+        "Test that the demo ends with the status of a failed step"
         self.assertEqual(
             self.supervise('    print(1, flush=True)\n    return 3'), (3, ''))
 
     def test_code(self):
-        "Test the codes of the demo with the vectors of RFC 6238"
+        "Test that the demo computes the codes of the vectors in RFC 6238"
         key = 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ'
         for time, code in [
                 (59, '287082'), (1111111109, '081804'),

@@ -16,7 +16,7 @@ class AssignTestCase(TokensTestCase):
     "Test what administrators do to tokens"
 
     def test_states(self):
-        "Test that a token is assigned, taken back, lost and deleted"
+        "Test that a token can be assigned, taken back, lost and deleted"
         _, user_id = self.user()
         id_, other, *_ = self.import_()
         self.assertEqual(self.state(id_), ('free', None))
@@ -39,11 +39,11 @@ class AssignTestCase(TokensTestCase):
         self.act('take_back', id_, other)
         self.act('discard', id_, other)
         self.assertEqual(self.rpc.model(MODEL, 'search_count', []), 2)
-        # It can be imported again
+        # A deleted token can be imported again
         self.import_(f'T0,{SEEDS[0]}')
 
     def test_rules(self):
-        "Test that whoever may not write a user has no power over its token"
+        "Test that managers cannot change tokens of users they may not write"
         _, user_id, id_ = self.owner()
         free, = self.import_(f'T1,{SEEDS[1]}')
         _, mine = self.user()
@@ -57,7 +57,7 @@ class AssignTestCase(TokensTestCase):
         self.act('assign', free, user=mine, rpc=rpc)
         self.act('lose', free, rpc=rpc)
         self.act('discard', free, rpc=rpc)
-        # A lost token is still that of its user
+        # A lost token still belongs to its user
         self.act('lose', id_)
         for name in ['take_back', 'lose', 'discard']:
             with self.assertRaises(Refused):
@@ -65,7 +65,7 @@ class AssignTestCase(TokensTestCase):
         self.assertEqual(self.state(id_), ('lost', user_id))
 
     def test_seen(self):
-        "Test that whoever may not write a user sees nothing of its token"
+        "Test that managers cannot see tokens of users they may not write"
         _, user_id, id_ = self.owner()
         free, own = self.import_(*(
                 f'T{i},{seed}' for i, seed in enumerate(SEEDS[1:3], 1)))
@@ -97,7 +97,7 @@ class AssignTestCase(TokensTestCase):
         self.assertTrue(rpc.model(MODEL, 'read', [free], ['serial']))
 
     def test_most(self):
-        "Test that a user has no more tokens than authenticators"
+        "Test that a user has at most max_authenticators tokens"
         self.set_totp('max_authenticators', '2')
         login, user_id = self.user()
         ids = self.import_()
@@ -116,7 +116,7 @@ class AssignTestCase(TokensTestCase):
             ['in_use', 'lost', 'assigned', 'free'])
 
     def test_lost(self):
-        "Test that a lost token dies at once, and the phone lives on"
+        "Test that a lost token fails at once while the phone still works"
         login, user_id = self.user(KEY)
         id_, = self.import_(f'T0,{SEEDS[0]}')
         self.act('assign', id_, user=user_id)
@@ -142,7 +142,7 @@ class AssignTestCase(TokensTestCase):
             ['set_up', 'token_assigned', 'added', 'authenticator_removed'])
 
     def test_lost_only(self):
-        "Test that the loss of the only authenticator is a reset"
+        "Test that the loss of the only authenticator resets TOTP"
         for name, state in [('lose', 'lost'), ('take_back', 'free')]:
             login, user_id, id_ = self.owner(f'{name},{SEEDS[0]}')
             self.assertEqual(
@@ -161,7 +161,7 @@ class AssignTestCase(TokensTestCase):
                 self.log_in(login)[1])
 
     def test_lost_unreadable(self):
-        "Test that a token dies even if no key decrypts the secrets"
+        "Test that a lost token stops working even if no key decrypts secrets"
         key = Fernet.generate_key().decode()
         self.set_keys(key)
         login, user_id = self.user(KEY)
@@ -181,7 +181,7 @@ class AssignTestCase(TokensTestCase):
         self.assertEqual(self.log_in(login, self.code())[0], user_id)
 
     def test_own(self):
-        "Test that administrators do not remove their own token in use"
+        "Test that administrators cannot remove their own token in use"
         id_, = self.import_(f'T0,{SEEDS[0]}')
         self.act('assign', id_, user=self.admin_id)
         self.act('take_back', id_)
@@ -195,7 +195,7 @@ class AssignTestCase(TokensTestCase):
         self.assertEqual(self.state(id_), ('in_use', self.admin_id))
 
     def test_reset(self):
-        "Test that a token is assigned only once its user is reset"
+        "Test that a token in use becomes assigned again when TOTP is reset"
         login, user_id, id_ = self.owner()
         code = code_of(SEEDS[0], self.now)
         self.assertEqual(self.log_in(login, code)[0], user_id)
@@ -203,7 +203,7 @@ class AssignTestCase(TokensTestCase):
             User = Pool().get('res.user')
             User.reset_totp([User(user_id)])
         self.assertEqual(self.state(id_), ('assigned', user_id))
-        # Once is once, for ever (law 1)
+        # Even after a reset a used code is refused (law 1)
         self.assertEqual(self.log_in(login, code), (None, USED))
         self.now += 30
         self.assertEqual(
@@ -215,7 +215,7 @@ class ToldTestCase(TokensTestCase, MailTestCase):
     "Test that the owner is told of each change to a token (law 7)"
 
     def test_assigned(self):
-        "Test that the owner is told what to do with a token assigned"
+        "Test that the owner is told what to do with an assigned token"
         login, user_id, _ = self.owner()
         self.assertEqual(
             self.received(), [f"A TOTP token was assigned for {login}"])
@@ -241,7 +241,7 @@ class ToldTestCase(TokensTestCase, MailTestCase):
             self.assertIn("nothing else changes", self.text())
             self.assertEqual(
                 self.events(user_id), ['token_assigned', 'token_withdrawn'])
-            # Taking back what is lost already changes nothing for the user
+            # Taking back a lost token changes nothing for the user
             self.act('take_back', id_)
             self.assertEqual(self.received(), [])
             self.assertEqual(len(self.events(user_id)), 2)
@@ -265,17 +265,17 @@ class ToldTestCase(TokensTestCase, MailTestCase):
                 f"TOTP was reset for {other}"])
 
     def test_refused(self):
-        "Test that nobody is told of what was refused"
+        "Test that the owner is not told of a refused change"
         login, user_id, id_ = self.owner()
         self.received()
         self.assertActs("is not free", 'assign', id_, user=user_id)
-        # Without a token nothing is done
+        # Without a selected token the wizard does nothing
         self.act('assign', user=user_id)
         self.assertEqual(self.events(user_id), ['token_assigned'])
         self.assertEqual(self.received(), [])
 
     def test_tab(self):
-        "Test that the tab of the changes shows the events"
+        "Test that the tab of the changes shows the events about tokens"
         _, user_id, id_ = self.owner()
         self.act('take_back', id_)
         with self.transaction():

@@ -20,7 +20,7 @@ from . import tools  # noqa: F401
 
 HERE = Path(__file__).parent
 TIME = 2_000_000_000
-# Of RFC 6030, in hexadecimal 3132...
+# The key of the examples in RFC 6030
 KEY = b'12345678901234567890'
 BASE32 = base64.b32encode(KEY).decode()
 HEX = KEY.hex()
@@ -58,7 +58,7 @@ def package(**values):
 
 
 def figure(number, **changes):
-    "The figure of RFC 6030, changed"
+    "Return the figure of RFC 6030, with each key of changes replaced"
     text = (HERE / f'rfc6030_figure{number}.xml').read_text()
     for old, new in changes.items():
         text = text.replace(old, new)
@@ -66,14 +66,14 @@ def figure(number, **changes):
 
 
 def as_totp(number):
-    "The figure as a file of time-based tokens"
+    "Return the figure of RFC 6030 as a file of time-based tokens"
     return figure(number, hotp='totp')
 
 
 class FileTestCase(unittest.TestCase):
 
     def assertRefused(self, data, message, **values):
-        "Check that nothing of the file is read"
+        "Check that the file is refused, with an exception without its keys"
         arguments = {
             name: values.pop(name) for name in ['passphrase', 'key']
             if name in values}
@@ -89,7 +89,10 @@ class FileTestCase(unittest.TestCase):
             self.assertNotIn(form, text)
 
     def assertReasons(self, data, *reasons, **arguments):
-        "Check why each token is refused, None for those accepted"
+        """Check for what reason each token is refused, and return the tokens
+
+        reasons: the end of the message's id, or None for an accepted token
+        """
         tokens = read(data, TIME, **arguments)
         self.assertEqual([
                 reason and f'msg_totp_token_{reason}' for reason in reasons
@@ -103,7 +106,7 @@ class CSVTestCase(FileTestCase):
     "Test the CSV files"
 
     def test_dialects(self):
-        "Test separators, quotation, ends of line, encodings and headers"
+        "Test that all separators, quotes, line ends and encodings are read"
         rows = [
             ['00123', BASE32, 'SHA1', '6', '30'],
             ['T-4 "x"', HEX + '00', 'HMAC-SHA256', '8', '60'],
@@ -143,7 +146,7 @@ class CSVTestCase(FileTestCase):
                                     [first, first + 1, first + 2])
 
     def test_columns(self):
-        "Test columns in another order, more of them, and fewer"
+        "Test that columns may be in another order, be more or be fewer"
         tokens = self.assertReasons(
             f'vendor,period,key,serial\nAcmé,60,{BASE32},1\n'.encode(
                 'latin-1'), None)
@@ -155,7 +158,7 @@ class CSVTestCase(FileTestCase):
             self.assertRefused(text.encode(), 'columns')
 
     def test_blank(self):
-        "Test blank lines and remarks"
+        "Test that blank lines and comments are skipped"
         tokens = self.assertReasons(
             f'# tokens, of 2033\n\n , ,\n1, {BASE32} \n\n'.encode(), None)
         self.assertEqual(tokens[0].line, 4)
@@ -163,7 +166,7 @@ class CSVTestCase(FileTestCase):
             self.assertRefused(data, 'empty')
 
     def test_keys(self):
-        "Test how a key may be written"
+        "Test that each way to write a key is read"
         spaced = ' '.join(BASE32[i:i + 4] for i in range(0, 32, 4))
         for text in [
                 BASE32, BASE32.lower(), spaced, spaced.replace(' ', '-'),
@@ -182,7 +185,7 @@ class CSVTestCase(FileTestCase):
             self.assertEqual(token.secret.key, KEY[:16])
 
     def test_ambiguous(self):
-        "Test a key that is valid in both encodings"
+        "Test that other keys decide for a key that is valid in both encodings"
         both = 'ABCDEF234567' * 4
         self.assertReasons(f'1,{both}'.encode(), 'key_ambiguous')
         for other, key in [
@@ -203,12 +206,12 @@ class CSVTestCase(FileTestCase):
         self.assertEqual(token.secret.key, bytes.fromhex(both))
 
     def test_refused(self):
-        "Test each reason to refuse a token"
+        "Test that a token is refused for each possible reason"
         for row, reason, values in [
                 (f',{BASE32}', 'no_serial', {}),
                 (f'{"1" * 65},{BASE32}', 'serial', {'length': 64}),
                 (f'1\x07,{BASE32}', 'serial', {'length': 64}),
-                # A mark that turns the direction of the text
+                # A mark that reverses the direction of the text
                 (f'1\u202e2,{BASE32}', 'serial', {'length': 64}),
                 (f'1\u200f,{BASE32}', 'serial', {'length': 64}),
                 *((f'"{serial}",{BASE32}', 'serial_formula', {})
@@ -249,7 +252,7 @@ class CSVTestCase(FileTestCase):
                 f'serial,key,type\n1,{BASE32},{type_}'.encode(), reason)
 
     def test_repeated(self):
-        "Test that a serial number counts once"
+        "Test that only the first token with a serial number is accepted"
         tokens = self.assertReasons(
             f'1,{BASE32}\n2,{BASE32}\n1,{HEX}00\n1,{BASE32}'.encode(),
             None, None, 'repeated', 'repeated')
@@ -257,7 +260,7 @@ class CSVTestCase(FileTestCase):
         self.assertIsNone(tokens[2].secret)
 
     def test_malformed(self):
-        "Test what is no CSV at all"
+        "Test that a malformed CSV file is refused"
         self.assertRefused(
             f'1,{BASE32}\n2,"{BASE32}"x\n'.encode(), 'csv', line=2)
         self.assertRefused(
@@ -266,7 +269,7 @@ class CSVTestCase(FileTestCase):
         self.assertRefused(b'\xff\xfe1', 'unreadable')
 
     def test_size(self):
-        "Test that too many tokens are refused, and not too many are not"
+        "Test that a file may have MAX_TOKENS tokens, but not one more"
         rows = [f'{i},{BASE32}' for i in range(tokenfile.MAX_TOKENS)]
         self.assertEqual(
             len(read('\n'.join(rows).encode(), TIME)), 10_000)
@@ -288,14 +291,14 @@ class CSVTestCase(FileTestCase):
                 self.assertRefused(
                     (part * (tokenfile._MAX_PARTS + 1)).encode(), 'number',
                     number=10_000)
-        # The rest is not read
+        # The error after the last allowed line is not reached
         rows = [f'{i},{BASE32}' for i in range(tokenfile.MAX_TOKENS + 2)]
         self.assertRefused(
             '\n'.join([*rows, '1,"x"x']).encode(), 'number', number=10_000)
 
     @given(st.binary() | st.text().map(str.encode))
     def test_anything(self, data):
-        "Test that any other file is refused, and nothing else"
+        "Test that any file is read or refused, without another error"
         try:
             tokens = read(data, TIME)
         except TokenFileError:
@@ -309,7 +312,7 @@ class CSVTestCase(FileTestCase):
                         'serial', 'key', 'x'])
                 | st.text(max_size=5), max_size=7), max_size=5))
     def test_any_cells(self, rows):
-        "Test any cells"
+        "Test that any cells are read or refused, without another error"
         text = io.StringIO()
         csv.writer(text).writerows(rows)
         try:
@@ -318,7 +321,7 @@ class CSVTestCase(FileTestCase):
             pass
 
     def test_hidden(self):
-        "Test that a token does not show its key as a text"
+        "Test that the repr of a token does not contain its key"
         for text in map(repr, read(f'1,{BASE32}\n2,{HEX}x'.encode(), TIME)):
             for form in [BASE32, HEX, KEY.decode()]:
                 self.assertNotIn(form, text)
@@ -328,7 +331,7 @@ class PSKCTestCase(FileTestCase):
     "Test the files of RFC 6030"
 
     def test_figures(self):
-        "Test the examples of the RFC, all of which are of event-based tokens"
+        "Test that the examples of the RFC are refused as event-based tokens"
         for number, arguments, *reasons in [
                 (2, {}, 'hotp'),
                 (3, {}, 'hotp'),
@@ -348,7 +351,7 @@ class PSKCTestCase(FileTestCase):
         self.assertRefused(figure(8), 'certificate')
 
     def test_figures_as_totp(self):
-        "Test the same examples as files of time-based tokens"
+        "Test that the same examples are read if changed to time-based tokens"
         expected = totp.Secret(KEY, 'sha1', 8, 30)
         self.assertReasons(as_totp(2), 'key_short')
         self.assertReasons(as_totp(4), 'no_key')
@@ -360,7 +363,7 @@ class PSKCTestCase(FileTestCase):
                 self.assertEqual(token, (1, '987654321', expected, None, {}))
 
     def test_wrong_keys(self):
-        "Test a wrong pass phrase and a wrong pre-shared key"
+        "Test that a wrong pass phrase or pre-shared key is refused"
         for number, arguments in [
                 (6, {'key': '0' * 32}), (6, {'key': 'x'}),
                 (6, {'key': '12'}), (6, {'key': PRE_SHARED + '00'}),
@@ -372,7 +375,7 @@ class PSKCTestCase(FileTestCase):
         self.assertRefused(as_totp(7), 'passphrase', key=PRE_SHARED)
 
     def test_changed(self):
-        "Test that an encrypted key which was changed is refused"
+        "Test that a modified encrypted key is refused"
         text = as_totp(6).decode()
         self.assertIn('UqGv', text)
         self.assertRefused(
@@ -383,7 +386,7 @@ class PSKCTestCase(FileTestCase):
             key=PRE_SHARED)
 
     def test_parameters(self):
-        "Test algorithm, digits and period"
+        "Test that algorithm, digits and period are read"
         tokens = self.assertReasons((PSKC % ''.join([
                         package(),
                         package(serial='2', digits=8, period=60, suite=(
@@ -395,7 +398,7 @@ class PSKCTestCase(FileTestCase):
                 totp.Secret(KEY, 'sha512', 6, 30)])
 
     def test_refused(self):
-        "Test each reason to refuse a token"
+        "Test that a token is refused for each possible reason"
         for values, reason in [
                 ({'name': 'hotp'}, 'hotp'),
                 ({'name': 'ocra'}, 'not_totp'),
@@ -425,7 +428,7 @@ class PSKCTestCase(FileTestCase):
             (PSKC % (package() + package())).encode(), None, 'repeated')
 
     def test_document_type(self):
-        "Test that nothing is expanded, and no other file is read"
+        "Test that no entity is expanded, and no other file is read"
         bomb = ''.join(
             f'<!ENTITY e{i + 1} "{f"&e{i};" * 10}">' for i in range(12))
         for declaration in [
@@ -439,12 +442,12 @@ class PSKCTestCase(FileTestCase):
                 self.assertRefused(
                     text.replace('"UTF-8"', f'"{encoding}"').encode(encoding),
                     'doctype')
-        # Neither is a declared encoding believed
+        # A wrong encoding in the declaration is ignored
         text = (PSKC % package()).replace('UTF-8', 'UTF-7')
         self.assertReasons(text.encode(), None)
 
     def test_malformed(self):
-        "Test what is no PSKC"
+        "Test that a malformed PSKC file is refused"
         long = base64.b64encode(bytes(1000)).decode()
         for text in [
                 '<', '<x/>', '<KeyContainer', PSKC.replace('1.0" x', '9" x'),
@@ -485,7 +488,7 @@ class PSKCTestCase(FileTestCase):
             self.assertRefused((PSKC % package()).encode(), 'no_pskc')
 
     def test_size(self):
-        "Test as many tokens as a file may have, and one more"
+        "Test that a file may have MAX_TOKENS tokens, but not one more"
         packages = [
             package(serial=i) for i in range(tokenfile.MAX_TOKENS)]
         tokens = read((PSKC % ''.join(packages)).encode(), TIME)

@@ -19,7 +19,7 @@ class ImportTestCase(TokensTestCase):
     "Test the import of files"
 
     def test_import(self):
-        "Test that the preview shows what is then imported, and what not"
+        "Test that the preview shows which tokens will be imported"
         rows = [
             'serial;key;algorithm;digits;period',
             f'A1;{SEEDS[0]};sha256;8;60',
@@ -40,7 +40,7 @@ class ImportTestCase(TokensTestCase):
                     'reason': "The key is neither base32 nor hexadecimal."},
                 {'line': 5, 'serial': 'A3',
                     'reason': "The serial number is already on line 4."}])
-        # The clients send back all that they were shown
+        # Clients send back everything that they were shown
         self.assertEqual(self.store(session_id, preview), 2)
         self.assertEqual([
                 (t['serial'], t['state'], t['algorithm'], t['digits'],
@@ -52,7 +52,7 @@ class ImportTestCase(TokensTestCase):
                 ], [
                 ('A1', 'free', 'sha256', 8, 60, None),
                 ('A3', 'free', 'sha1', 6, 30, None)])
-        # It is imported once
+        # The file is imported only once
         with self.assertRaises(Refused) as context:
             self.store(session_id)
         self.assertEqual(context.exception.args[1][0], EXPIRED)
@@ -66,7 +66,7 @@ class ImportTestCase(TokensTestCase):
                 "The serial number is already on line 4."])
 
     def test_pskc(self):
-        "Test an encrypted file of RFC 6030"
+        "Test that an encrypted file of RFC 6030 can be imported"
         with self.assertRaises(Refused) as context:
             self.read_file(as_totp(6))
         self.assertEqual(
@@ -79,7 +79,7 @@ class ImportTestCase(TokensTestCase):
         self.assertEqual(self.store(session_id), 1)
 
     def test_refused(self):
-        "Test that a file which cannot be read is refused in words"
+        "Test that an unreadable file is refused with a message"
         for data in [
                 b'', b'\0', b'x', b'<x/>', b'<!DOCTYPE x><x/>', None, 5, []]:
             with self.subTest(data=data):
@@ -89,7 +89,7 @@ class ImportTestCase(TokensTestCase):
                 self.assertIn('file', context.exception.args[1][0])
 
     def test_many(self):
-        "Test as many tokens as a file may have"
+        "Test that a file with MAX_TOKENS tokens can be imported"
         rows = [
             f'{i},{SEEDS[0]}' for i in range(tokenfile.MAX_TOKENS)]
         session_id, preview = self.read_file('\n'.join(rows).encode())
@@ -99,7 +99,7 @@ class ImportTestCase(TokensTestCase):
             self.rpc.model(MODEL, 'search_count', []), 10_000)
 
     def test_who(self):
-        "Test that only those who may write users import"
+        "Test that only users who may write users can import tokens"
         session_id, _ = self.read_file(f'1,{SEEDS[0]}'.encode())
         other, _ = self.user(administrator=True)
         for login in [self.user()[0], other]:
@@ -114,7 +114,7 @@ class ImportTestCase(TokensTestCase):
                         with self.assertRaises(Refused):
                             self.wizard(
                                 rpc, f'res.user.{name}', 'create', **context)
-            # Another administrator has no part in it either
+            # Not even another administrator can use the session of a wizard
             with self.assertRaises(Refused):
                 self.store(session_id, rpc=rpc)
         manager, _ = self.manager()
@@ -123,7 +123,7 @@ class ImportTestCase(TokensTestCase):
         self.assertEqual(self.store(session_id, rpc=rpc), 1)
 
     def test_dropped(self):
-        "Test what ends the time to import what was read"
+        "Test that each of these events ends the time to import tokens"
         def late(session_id):
             self.now += 601
 
@@ -156,18 +156,18 @@ class ImportTestCase(TokensTestCase):
                     self.rpc.model(MODEL, 'search_count', []), before)
 
     def test_nowhere(self):
-        "Test that no key leaves the server or is stored or logged in clear"
+        "Test that no key is sent, logged or stored unencrypted"
         with self.assertLogs(level='INFO') as logs:
             self.set_keys(Fernet.generate_key().decode())
             dumps = self.live('sealed')
-            # A file that makes it fail
+            # Errors about a file must not show its keys either
             with self.assertRaises(Refused):
                 self.read_file(f'<{SEEDS[0]}'.encode())
             with self.assertRaises(Refused):
                 self.read_file(f'1,"{SEEDS[0]}"x'.encode())
         for content in [*dumps, self.answers, '\n'.join(logs.output)]:
             self.assertEqual(self.found(content), [])
-        # Without sealing they are found, so they would have been
+        # Without encryption the search finds the keys, so it can find them
         self.set_keys()
         self.assertEqual(
             [self.found(dump) for dump in self.live('clear')],
@@ -175,7 +175,10 @@ class ImportTestCase(TokensTestCase):
         self.assertEqual(self.found(self.answers), [])
 
     def live(self, prefix):
-        "Let tokens live, and return a dump of each stage of their life"
+        """Read, import, use and lose tokens
+
+        Return a dump of the database after each of these steps.
+        """
         rows = [f'{prefix}{i},{seed}' for i, seed in enumerate(SEEDS)]
         dumps = []
         login, user_id = self.user()

@@ -19,10 +19,10 @@ ROUNDS = 5
 @unittest.skipUnless(
     backend.name == 'postgresql', "an SQLite in memory has one thread")
 class TokenRacesTestCase(TokensTestCase):
-    "Test what happens to tokens at the same time"
+    "Test simultaneous requests about tokens"
 
     def test_race(self):
-        "Test that one of many simultaneous first codes is accepted"
+        "Test that only one of many simultaneous first codes is accepted"
         self.set_config('session', 'max_attempt', str(10**6))
         for i in range(10):
             login, user_id, id_ = self.owner(f'race{i},{SEEDS[0]}')
@@ -43,7 +43,7 @@ class TokenRacesTestCase(TokensTestCase):
             self.forget_attempts()
 
     def test_burst(self):
-        "Test that a burst of wrong first codes does not outrun the count"
+        "Test that only three of a burst of wrong first codes are checked"
         self.set_config('session', 'max_attempt', str(10**6))
         login, user_id, id_ = self.owner()
         results = at_once(
@@ -55,7 +55,7 @@ class TokenRacesTestCase(TokensTestCase):
         self.assertEqual(self.failures(user_id), 3)
 
     def ready(self, name, id_, rpc, **values):
-        "Return a function that does the last step of the wizard"
+        "Start the wizard and return a function that takes its last step"
         wizard = f'res.user.{name}_totp_token'
         context = {'active_model': MODEL, 'active_ids': [id_]}
         session_id, start, _ = self.wizard(rpc, wizard, 'create', **context)
@@ -70,7 +70,10 @@ class TokenRacesTestCase(TokensTestCase):
             DB_NAME, login, parameters.copy(), cache=False)
 
     def together(self, *calls):
-        "Call the functions at once and return those that were not refused"
+        """Call the functions simultaneously
+
+        Return a list of the indices of those that were not refused.
+        """
         results = at_once(lambda call: call(), calls)
         for result in results:
             if isinstance(result, Exception):
@@ -85,7 +88,7 @@ class TokenRacesTestCase(TokensTestCase):
             for _ in range(ADMINISTRATORS)]
 
     def test_assigned_at_once(self):
-        "Test that a token is assigned to one of several users at once"
+        "Test that of simultaneous assignments of a token only one succeeds"
         clients = self.administrators()
         users = [self.user()[1] for _ in clients]
         for i in range(ROUNDS):
@@ -99,7 +102,7 @@ class TokenRacesTestCase(TokensTestCase):
                     for user_id in users), i + 1)
 
     def test_most_at_once(self):
-        "Test that tokens assigned at once are not more than a user may have"
+        "Test that simultaneous assignments cannot exceed a user's limit"
         self.set_totp('max_authenticators', '2')
         clients = self.administrators()
         for i in range(ROUNDS):
@@ -114,13 +117,13 @@ class TokenRacesTestCase(TokensTestCase):
                     MODEL, 'search_count', [('user', '=', user_id)]), 2)
 
     def test_imported_at_once(self):
-        "Test that a file is imported once by administrators at once"
+        "Test that simultaneous imports of a file import each token once"
         clients = self.administrators()
         for i in range(ROUNDS):
             rows = '\n'.join(
                 f'T{i}-{j},{seed}' for j, seed in enumerate(SEEDS)).encode()
             sessions = [self.read_file(rows, rpc=rpc)[0] for rpc in clients]
-            # Each of them twice
+            # Each administrator imports twice
             self.together(*(
                     lambda rpc=rpc, session_id=session_id: self.store(
                         session_id, rpc=rpc)
@@ -131,7 +134,7 @@ class TokenRacesTestCase(TokensTestCase):
                 len(SEEDS) * (i + 1))
 
     def test_lost_at_once(self):
-        "Test that a token which is lost while it is confirmed is dead"
+        "Test that a token lost while it is confirmed does not work"
         for i in range(ROUNDS):
             for name, state in [('lose', 'lost'), ('take_back', 'free')]:
                 login, user_id, id_ = self.owner(f'{name}{i},{SEEDS[0]}')
@@ -148,7 +151,7 @@ class TokenRacesTestCase(TokensTestCase):
                 self.forget_attempts()
 
     def test_two_users(self):
-        "Test that two users who confirm a token at once do not share it"
+        "Test that two users cannot share a token that both confirm at once"
         for i in range(ROUNDS):
             login, user_id, id_ = self.owner(f'T{i},{SEEDS[0]}')
             other, other_id = self.user()

@@ -16,10 +16,10 @@ from .tools import UNREADABLE, Refused
 
 
 class UnreadableTestCase(TokensTestCase):
-    "Test that nobody reads what is hidden of a token"
+    "Test that nobody can read the hidden fields of a token"
 
     def test_unreadable(self):
-        "Test the ORM as the root user and as an administrator"
+        "Test that the ORM hides them from administrators and the root user"
         _, user_id, id_ = self.owner()
         for user in [0, self.admin_id]:
             with self.transaction(user):
@@ -35,7 +35,7 @@ class UnreadableTestCase(TokensTestCase):
                     Token.search([('secret', 'like', '{%')]), [])
 
     def test_others(self):
-        "Test that ordinary users see no token, and nobody writes one"
+        "Test that ordinary users cannot see tokens, and nobody can write them"
         login, user_id, id_ = self.owner()
         rpc = self.client(login)
         for method, *params in [
@@ -56,7 +56,7 @@ class UnreadableTestCase(TokensTestCase):
         self.assertEqual(self.state(id_), ('assigned', user_id))
 
     def test_moved(self):
-        "Test that a sealed key opens in its place alone"
+        "Test that a stored key cannot be used for another token"
         for keys in [[Fernet.generate_key().decode()], []]:
             self.set_keys(*keys)
             login, user_id, id_ = self.owner(f'S{len(keys)},{SEEDS[0]}')
@@ -77,7 +77,7 @@ class UnreadableTestCase(TokensTestCase):
 
 
 class ResealTestCase(TokensTestCase):
-    "Test that tokens are resealed along with users"
+    "Test that tokens are resealed as users are"
 
     def stored(self):
         with self.transaction():
@@ -86,7 +86,7 @@ class ResealTestCase(TokensTestCase):
                 table.select(table.secret, order_by=table.id))]
 
     def test_reseal(self):
-        "Test that secrets in clear and of older keys are sealed anew"
+        "Test that unencrypted secrets and those of older keys are resealed"
         self.import_()
         login, user_id = self.user()
         old, new = [Fernet.generate_key().decode() for _ in range(2)]
@@ -105,7 +105,7 @@ class ResealTestCase(TokensTestCase):
             User = Pool().get('res.user')
             self.assertEqual(User.reseal_totp_tokens(ids), [])
         self.assertEqual(self.stored(), before)
-        # No key opens them
+        # Secrets that no key decrypts stay unchanged
         self.set_keys(old)
         with self.transaction():
             User = Pool().get('res.user')
@@ -119,7 +119,7 @@ class ResealTestCase(TokensTestCase):
             self.log_in(login, code_of(SEEDS[2], self.now))[0], user_id)
 
     def test_file(self):
-        "Test that what was read in clear does not stay"
+        "Test that unencrypted tokens of a file can be deleted"
         session_id, _ = self.read_file(f'1,{SEEDS[0]}'.encode())
         self.set_keys(Fernet.generate_key().decode())
         self.assertEqual(self.found(self.dump()), SEEDS[:1])
@@ -130,7 +130,7 @@ class ResealTestCase(TokensTestCase):
             self.store(session_id)
 
     def test_start(self):
-        "Test that the server says how many tokens are in clear"
+        "Test that the server reports how many tokens are unencrypted"
         self.import_()
         self.set_keys(Fernet.generate_key().decode())
         with self.transaction(), self.assertLogs(
@@ -143,7 +143,7 @@ class ResealTestCase(TokensTestCase):
 
 
 class LostKeyTestCase(TokensTestCase):
-    "Test that the server says which tokens no key decrypts"
+    "Test that the server reports tokens whose secrets no key decrypts"
 
     def assertLine(self, count, tried):
         with self.assertLogs('trytond.modules', logging.ERROR) as logs:
@@ -155,7 +155,7 @@ class LostKeyTestCase(TokensTestCase):
         self.assertIn('trytond_totp status', line)
 
     def test_at_start(self):
-        "Test the line at start, which names as many as were tried"
+        "Test that the line at start says how many, and how many were tried"
         self.forget_others()
         old, new = [Fernet.generate_key().decode() for _ in range(2)]
         self.set_keys(old)
@@ -165,7 +165,7 @@ class LostKeyTestCase(TokensTestCase):
         self.set_keys(new)
         self.import_(f'T2,{SEEDS[2]}')
         self.assertLine(2, 3)
-        # Also if the setting is lost
+        # The server reports them even if the setting was removed
         self.set_keys()
         self.import_(f'T3,{SEEDS[3]}')
         self.assertLine(3, 3)
@@ -180,7 +180,7 @@ class LostKeyTestCase(TokensTestCase):
             self.load()
 
     def test_once(self):
-        "Test that a process says it once, in one statement for all tokens"
+        "Test that a process reports them once, reading all in one statement"
         self.forget_others()
         self.set_keys(Fernet.generate_key().decode())
         counts = []

@@ -12,14 +12,14 @@ YEAR = 365 * 24 * 60 * 60
 
 
 class UseTestCase(TokensTestCase):
-    "Test that a token takes effect once its user has entered a code"
+    "Test that a token takes effect once its user enters a code"
 
     def test_life(self):
-        "Test a user with a token only, from the first login to a year later"
+        "Test that a token works for a year, after a reset and for a new user"
         login, user_id, id_ = self.owner()
         self.assertEqual(
             self.log_in(login), (None, ASKS % ('T0', login)))
-        # No key was made
+        # The dialog generated no key
         with self.transaction():
             table = Pool().get('res.user').__table__()
         self.assertEqual(self.sql(table.select(
@@ -38,7 +38,7 @@ class UseTestCase(TokensTestCase):
         clock = 0
         while self.now < end:
             self.now += 7 * 24 * 60 * 60
-            # Its clock runs ahead by four minutes a year
+            # The clock of the token gains four minutes a year
             clock += 4 * 60 / 52
             self.assertEqual(
                 self.log_in(
@@ -48,8 +48,8 @@ class UseTestCase(TokensTestCase):
         def lost_code():
             self.now += 60
             return code_of(SEEDS[0], self.now + clock)
-        # After a reset the login waits for a code of the same token, and for
-        # the next one, as the clock of the token is off
+        # After a reset the login asks for a code of the same token, and then
+        # for the next one because the clock of the token is wrong
         admin = self.rpc = self.client(self.admin)
         context = {
             'active_model': 'res.user', 'active_id': user_id,
@@ -64,7 +64,7 @@ class UseTestCase(TokensTestCase):
             self.log_in(login, lost_code()), (None, WRONG_TOKEN))
         self.now -= 30
         self.assertEqual(self.log_in(login, lost_code())[0], user_id)
-        # Lost, it dies at once, and another one takes its place
+        # A lost token stops working at once, and another one takes its place
         self.act('lose', id_)
         other, = self.import_(f'T1,{SEEDS[1]}')
         self.act('assign', other, user=user_id)
@@ -78,7 +78,7 @@ class UseTestCase(TokensTestCase):
         self.assertEqual(self.events(user_id), [
                 'token_assigned', 'set_up', 'reset', 'set_up', 'reset',
                 'token_assigned', 'set_up'])
-        # Found and taken back, it serves somebody else
+        # A token that is found and taken back can serve another user
         self.act('take_back', id_)
         finder, finder_id = self.user()
         self.act('assign', id_, user=finder_id)
@@ -94,7 +94,7 @@ class UseTestCase(TokensTestCase):
             self.log_in(login, code_of(SEEDS[1], self.now))[0], user_id)
 
     def test_parameters(self):
-        "Test that the parameters of the token count, not those of the server"
+        "Test that the token's own parameters apply, not those of the server"
         self.set_totp('digits', '6')
         login, user_id, _ = self.owner(f'T9,{SEEDS[0]},sha512,8,60')
 
@@ -124,7 +124,7 @@ class UseTestCase(TokensTestCase):
         self.assertEqual(self.state(id_), ('assigned', user_id))
 
     def test_wrong(self):
-        "Test that wrong codes make wait and lock, as those of a phone do"
+        "Test that wrong codes cause delays and a lockout, as with a phone"
         self.lift_core_limit()
         self.set_totp('max_failures', '5')
         login, user_id, id_ = self.owner()
@@ -157,7 +157,7 @@ class UseTestCase(TokensTestCase):
         self.assertEqual(self.state(id_), ('in_use', user_id))
 
     def test_wrong_then_right(self):
-        "Test that a right code forgives the wrong ones of its network"
+        "Test that a right code forgives the failures of its network"
         self.lift_core_limit()
         login, user_id, _ = self.owner()
         for _ in range(3):
@@ -168,7 +168,7 @@ class UseTestCase(TokensTestCase):
         self.assertEqual(self.failures(user_id), 0)
 
     def test_several(self):
-        "Test a user with two tokens, either of which does"
+        "Test that a user with two tokens can begin with either"
         login, user_id = self.user()
         first, second, *_ = self.import_()
         self.act('assign', first, second, user=user_id)
@@ -178,15 +178,14 @@ class UseTestCase(TokensTestCase):
             self.log_in(login, code_of(SEEDS[1], self.now))[0], user_id)
         self.assertEqual(self.state(first)[0], 'assigned')
         self.assertEqual(self.state(second)[0], 'in_use')
-        # The other one counts only once it is added
+        # The other one works only once the user adds it
         self.now += 30
         self.assertIsNone(
             self.log_in(login, code_of(SEEDS[0], self.now))[0])
-        # Two tokens give a guess two chances
         self.assertEqual(self.failures(user_id), 1)
 
     def test_drift(self):
-        "Test tokens that have lain in a drawer for years"
+        "Test that a token works even if its clock is off by minutes"
         for seconds in [-300, -90, 90, 270]:
             with self.subTest(seconds=seconds):
                 login, user_id, _ = self.owner(f'T{seconds},{SEEDS[0]}')
@@ -202,7 +201,7 @@ class UseTestCase(TokensTestCase):
                 for _ in range(2):
                     self.now += 600
                     self.assertEqual(self.log_in(login, code())[0], user_id)
-        # Beyond it is of no use
+        # A token whose clock is off by more does not work
         login, user_id, _ = self.owner(f'late,{SEEDS[0]}')
         for steps in [0, 1]:
             self.assertEqual(self.log_in(
@@ -210,7 +209,7 @@ class UseTestCase(TokensTestCase):
                 (None, WRONG_TOKEN))
 
     def test_chain(self):
-        "Test that the token takes effect once all methods have passed"
+        "Test that the token takes effect only once all methods have passed"
         self.set_config(
             'session', 'authentications', 'password+totp?setup_totp+sms')
         login, user_id, id_ = self.owner()
@@ -226,7 +225,7 @@ class UseTestCase(TokensTestCase):
         self.assertEqual(self.state(id_), ('in_use', user_id))
 
     def test_before_password(self):
-        "Test that nobody learns of tokens without the password"
+        "Test that a client without the password learns nothing of tokens"
         login, user_id, _ = self.owner()
         for authentications in [
                 'totp?setup_totp', 'totp?setup_totp+password',
@@ -240,7 +239,7 @@ class UseTestCase(TokensTestCase):
             'T0', str(self.dialogue(login, password=['x'])))
 
     def add(self, user_id, *args):
-        "The message that refuses to add the token, or None"
+        "Add the token. Return the message of a refusal, or None"
         try:
             with self.transaction(user_id):
                 Pool().get('res.user')(user_id).add_totp_token(*args)
@@ -248,7 +247,7 @@ class UseTestCase(TokensTestCase):
             return error.message
 
     def test_add(self):
-        "Test that who has an authenticator proves both"
+        "Test that a user with a phone needs its code to add a token"
         login, user_id = self.user(KEY)
         id_, other, *_ = self.import_()
         self.act('assign', id_, user=user_id)
@@ -281,7 +280,7 @@ class UseTestCase(TokensTestCase):
             self.assertEqual(self.log_in(login, code)[0], user_id)
 
     def test_add_first(self):
-        "Test that who has none adds the token in a session"
+        "Test that a user without an authenticator can add a token"
         login, user_id, id_ = self.owner()
         self.assertEqual(self.add(user_id, 'T0', '000000'), WRONG_TOKEN)
         self.assertEqual(self.failures(user_id), 1)
@@ -296,7 +295,7 @@ class UseTestCase(TokensTestCase):
                 Pool().get('res.user')(user_id).get_totp_tokens(), [])
 
     def test_most(self):
-        "Test that a token is one of the authenticators a user may have"
+        "Test that a token counts towards max_authenticators"
         self.set_totp('max_authenticators', '1')
         login, user_id = self.user(KEY)
         id_, = self.import_(f'T0,{SEEDS[0]}')
@@ -308,7 +307,7 @@ class UseTestCase(TokensTestCase):
         self.assertEqual(self.state(id_), ('assigned', user_id))
 
     def test_replaced(self):
-        "Test that a token whose user takes a phone instead is assigned only"
+        "Test that a token that a phone replaces becomes assigned again"
         login, user_id, id_ = self.owner()
         self.log_in(login, code_of(SEEDS[0], self.now))
         self.now += 30

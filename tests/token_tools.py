@@ -26,14 +26,14 @@ SEEDS = [
 
 
 def code_of(seed, time, digits=6, digest='sha1', interval=30):
-    "The code of a token that is not passlib's"
+    "Return the code of a token that does not use passlib"
     return pyotp.TOTP(
         seed, digits=digits, digest=getattr(hashlib, digest),
         interval=interval).at(time)
 
 
 class TokensTestCase(TOTPTestCase):
-    "Administrators who import and assign tokens"
+    "Test with an administrator who imports and assigns tokens"
     authentications = 'password+totp?setup_totp'
 
     def setUp(self):
@@ -49,7 +49,10 @@ class TokensTestCase(TOTPTestCase):
         return rpc.call(f'wizard.{name}.{method}', *params, context)
 
     def read_file(self, data, rpc=None, **values):
-        "Read the file with the wizard, return its session and the preview"
+        """Read the file with the wizard
+
+        Return the id of the wizard's session and the defaults of the preview.
+        """
         rpc = rpc or self.rpc
         name = 'res.user.import_totp_tokens'
         session_id, start, _ = self.wizard(rpc, name, 'create')
@@ -62,7 +65,7 @@ class TokensTestCase(TOTPTestCase):
         return session_id, result['view']['defaults']
 
     def store(self, session_id, preview=None, rpc=None):
-        "Import what was read"
+        "Import the tokens of the file and return their number"
         result = self.wizard(
             rpc or self.rpc, 'res.user.import_totp_tokens', 'execute',
             session_id, {'preview': preview} if preview else {}, 'store')
@@ -80,7 +83,7 @@ class TokensTestCase(TOTPTestCase):
             for row in rows]
 
     def act(self, name, *ids, rpc=None, **values):
-        "Run the wizard with the tokens"
+        "Run the wizard called name on the tokens with the ids"
         rpc = rpc or self.rpc
         wizard = f'res.user.{name}_totp_token'
         context = {'active_model': MODEL, 'active_ids': list(ids)}
@@ -110,20 +113,20 @@ class TokensTestCase(TOTPTestCase):
         return token['state'], token['user']
 
     def owner(self, *rows):
-        "A user with a token assigned, and its id"
+        "Assign a token to a new user. Return login, user id and token id"
         login, user_id = self.user()
         id_, = self.import_(*rows or [f'T0,{SEEDS[0]}'])
         self.act('assign', id_, user=user_id)
         return login, user_id, id_
 
     def log_in(self, login, *codes, **parameters):
-        "The id of the user, and what was asked last"
+        "Log in. Return the id of the user and the last question, or None"
         user_id, questions = self.dialogue(
             login, password=[PASSWORD], totp_code=codes, **parameters)
         return user_id, questions[-1][1] if questions else None
 
     def dump(self):
-        "All rows of all tables, and all files"
+        "Return all values of all tables and all attachments as one text"
         with self.transaction():
             tables = [
                 model.__table__() for _, model in Pool().iterobject()
@@ -133,7 +136,7 @@ class TokensTestCase(TOTPTestCase):
             value for table in tables for row in self.sql(table.select())
             for value in row]
         with self.transaction():
-            # They are in a folder of the server
+            # A folder of the server may hold them instead of a table
             values += [
                 attachment.data
                 for attachment in Pool().get('ir.attachment').search([])]
@@ -150,10 +153,10 @@ class TokensTestCase(TOTPTestCase):
             raw.hex(), raw.hex().upper(),
             raw.decode('latin-1'), repr(raw)[2:-1],
             *(base64.b64encode(raw[i:]).decode()[:20] for i in range(3)),
-            # The file as a whole, in the same way
+            # The base32 text within a file that is encoded as a whole
             *(base64.b64encode(key[i:].encode()).decode()[:20]
                 for i in range(3))]
 
     def found(self, content, keys=SEEDS):
-        "Which of the keys the text contains in some encoding"
+        "Return which of the keys the content contains in some encoding"
         return [k for k in keys if any(f in content for f in self.forms(k))]

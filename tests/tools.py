@@ -24,13 +24,13 @@ from trytond.tests.test_tryton import (
 from trytond.transaction import Transaction
 
 from .cheap_hash import CHEAP_HASH
-# Tests take these from here too
+# Tests also import these names from here
 from .rpc import ADDRESS as ADDRESS
 from .rpc import RPC, right_code
 from .rpc import Refused as Refused
 from .work import WorkMixin
 
-# How fast the machine is decides no test
+# No test depends on the speed of the machine
 hypothesis.settings.register_profile(
     'tests', deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -78,7 +78,8 @@ def free_port(case):
     "Return a port that no other program gets before the test case ends"
     sock = socket.socket()
     case.addCleanup(sock.close)
-    # While nobody listens, another one with this option can bind to it too
+    # With this option the server can bind to the port as well, as this socket
+    # does not listen on it
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(('127.0.0.1', 0))
     return sock.getsockname()[1]
@@ -95,7 +96,7 @@ def start_mail_server(case, handler):
 
 
 def set_config(section, option, value):
-    "Set the option and return the function that sets it back"
+    "Set the option and return the function that restores its value"
     if not config.has_section(section):
         config.add_section(section)
     old = config.get(section, option)
@@ -111,12 +112,12 @@ def set_config(section, option, value):
 
 
 def secret_from(key):
-    "The secret with the key and the parameters of the settings"
+    "Return the Secret with the key and the parameters of the settings"
     return totp.Secret.from_key(key, **settings.parameters())
 
 
 def seal_set(user_id, *secrets, generation=1):
-    "The text to store of a user with the secrets in force, of one generation"
+    "Return the text that stores the secrets in force of the user"
     return seal.seal(
         [[number, secret.values]
             for number, secret in enumerate(secrets, 1)],
@@ -125,18 +126,19 @@ def seal_set(user_id, *secrets, generation=1):
 
 
 class TOTPTestCase(WorkMixin, TestCase):
-    "Users who are committed and log in, with a clock that the test moves"
+    "Test logins of committed users, with a clock that the test sets"
     modules = ['authentication_totp', 'authentication_sms']
     authentications = 'password+totp'
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        # What was left of another class would also be in the caches
+        # Data that another class has left would also be in the caches
         drop_db()
         cls.addClassCleanup(drop_db)
         if not restore_db_cache('-'.join(cls.modules)):
-            # The tests of the module copy it as it is in between
+            # The tests of the module restore a copy that is made in between,
+            # with only this module activated
             activate_module(cls.modules[:1])
             activate_module(cls.modules)
 
@@ -144,26 +146,26 @@ class TOTPTestCase(WorkMixin, TestCase):
         super().setUp()
         self.now = 2_000_000_000
         self.set_config('session', 'authentications', self.authentications)
-        # All tests together come from the same network
+        # The logins of all tests come from the same network
         self.set_config('session', 'max_attempt_ip_network', str(10**6))
-        # Nothing is read again now and then by the clock of the machine
+        # Caches must not read again whenever the clock of the machine says so
         self.set_config('cache', 'clean_timeout', str(10**9))
-        # New keys are the same each time, as the code of a random one may by
-        # chance be one that the test takes for wrong
+        # New keys are the same at each run: the code of a random key may by
+        # chance be the code that a test enters as a wrong one
         random = Random(self.id())
         for patcher in [
                 patch.object(clock, 'now', lambda: self.now),
                 patch(
                     'secrets.token_bytes',
                     lambda count=None: random.randbytes(count or 32)),
-                # Core lets who failed wait at the end of the transaction
+                # Core sleeps after a failed login
                 patch('trytond.res.user.time'),
-                # The cost of the password is not what is tested
+                # Checking passwords is slow, and not what is tested
                 patch('trytond.res.user.PASSWORD_HASH', CHEAP_HASH),
                 patch('trytond.modules.authentication_sms.res.send_sms'),
-                # A test is told what another one was told before
+                # The server logs each notice once, but each test expects it
                 patch.object(notice, '_told', set()),
-                # E-mails are sent once the test asks for it
+                # The test sends the e-mails with send_emails
                 patch('trytond.modules.authentication_totp.event._MAILER'),
                 ]:
             mock = patcher.start()
@@ -174,7 +176,7 @@ class TOTPTestCase(WorkMixin, TestCase):
         self.addCleanup(set_config(section, option, value))
 
     def key_file(self, *keys):
-        "Write the keys into a file of its own, as a server reads one once"
+        "Write the keys to a new file, as a server reads each file only once"
         handle, path = tempfile.mkstemp()
         self.addCleanup(os.unlink, path)
         with open(handle, 'w') as file:
@@ -185,7 +187,7 @@ class TOTPTestCase(WorkMixin, TestCase):
         self.set_totp('encryption_keys', self.key_file(*keys) if keys else '')
 
     def lift_core_limit(self):
-        "Let the attempts that core counts neither refuse nor sleep"
+        "Prevent core from refusing or delaying logins after failed attempts"
         self.set_config('session', 'max_attempt', str(10**6))
         patcher = patch('trytond.res.user.random')
         patcher.start()
@@ -198,7 +200,11 @@ class TOTPTestCase(WorkMixin, TestCase):
         return Transaction().start(DB_NAME, user)
 
     def user(self, key=None, administrator=False, email=True):
-        "Commit a user, named after the test, with the key in force"
+        """Create a user named after the test
+
+        key: the key of the user's authenticator, if the user shall have one
+        Return the login and the id.
+        """
         name = self.id().rpartition('.')[2]
         with self.transaction() as transaction:
             pool = Pool()
@@ -223,7 +229,10 @@ class TOTPTestCase(WorkMixin, TestCase):
             return login, user.id
 
     def manager(self, *user_ids):
-        "Commit a user who may write these users, and no others"
+        """Create a user who may write these users, and no others
+
+        Return the login and the id.
+        """
         login, user_id = self.user()
         with self.transaction():
             pool = Pool()
@@ -246,8 +255,9 @@ class TOTPTestCase(WorkMixin, TestCase):
                                         'domain': PYSONEncoder().encode(
                                             [('id', 'in', user_ids)])}])],
                         }, {
-                        # A boolean makes administrators subject to the rules
-                        # of all groups, any of which is enough
+                        # In the series where a boolean marks administrators,
+                        # the rules of all groups apply to them. One matching
+                        # rule is enough, and this one matches every user
                         **rule, 'name': f'{login} everything',
                         'groups': [('add', [everything.id])],
                         }])
@@ -260,7 +270,7 @@ class TOTPTestCase(WorkMixin, TestCase):
             Model.delete(Model.browse(list(ids)))
 
     def client(self, login):
-        "A client of the user, without the second factor"
+        "Log the user in with the password alone, and return the client"
         restore = set_config('session', 'authentications', 'password')
         try:
             rpc = RPC()
@@ -270,9 +280,9 @@ class TOTPTestCase(WorkMixin, TestCase):
             restore()
 
     def add_authenticator(self, user_id, code=None, name=None):
-        """Let the user add an authenticator and return its key
+        """Add an authenticator as the user, and return its key
 
-        code: the one that proves it, of KEY by default
+        code: the code that allows it, by default the current one of KEY
         """
         with self.transaction(user_id):
             user = Pool().get('res.user')(user_id)
@@ -298,7 +308,7 @@ class TOTPTestCase(WorkMixin, TestCase):
         return secret
 
     def put_secret(self, user_id, stored):
-        "Store it as the secret in force"
+        "Store the sealed text as the secrets in force of the user"
         with self.transaction() as transaction:
             table = Pool().get('res.user').__table__()
             transaction.connection.cursor().execute(*table.update(
@@ -306,7 +316,7 @@ class TOTPTestCase(WorkMixin, TestCase):
                     where=table.id == user_id))
 
     def forget_others(self):
-        "Drop what other tests have left, of which the server tells at start"
+        "Remove the data of other tests that the server reports at start"
         with self.transaction() as transaction:
             pool = Pool()
             user = pool.get('res.user').__table__()
@@ -318,12 +328,12 @@ class TOTPTestCase(WorkMixin, TestCase):
             cursor.execute(*counter.update([counter.last_used], [None]))
 
     def load(self):
-        "Do what a new process does last when it loads the database"
+        "Run the checks that a new process runs after it loads the database"
         with patch.object(notice, '_told', set()), self.transaction():
             Pool().get('ir.configuration')(1).check()
 
     def counters(self, user_id):
-        "The counters of all the rows of the user with a code accepted"
+        "Return the time steps of the last code of each authenticator in use"
         with self.transaction():
             table = Pool().get('res.user.totp_counter').__table__()
         return [counter for counter, in self.sql(table.select(
@@ -331,7 +341,7 @@ class TOTPTestCase(WorkMixin, TestCase):
                     where=(table.user == user_id) & (table.counter >= 0)))]
 
     def failures(self, user_id, kind='elsewhere'):
-        "The failures of the user that count towards the lock"
+        "Return how many failures of the user count towards the lockout"
         with self.transaction():
             table = Pool().get('res.user.totp_guess').__table__()
         (failures,), = self.sql(table.select(
@@ -340,12 +350,12 @@ class TOTPTestCase(WorkMixin, TestCase):
         return failures
 
     def forget_failures(self, user_id):
-        "Let the user have no failures, without an event"
+        "Forget the failures of the user, without an event"
         with self.transaction():
             Pool().get('res.user.totp_guess').unlock([user_id])
 
     def drift(self, user_id):
-        "How many time steps the only authenticator of the user is ahead"
+        "Return how many steps the user's only authenticator is ahead"
         with self.transaction():
             table = Pool().get('res.user.totp_counter').__table__()
         (drift,), = self.sql(
@@ -353,14 +363,14 @@ class TOTPTestCase(WorkMixin, TestCase):
         return drift
 
     def events(self, user_id):
-        "The kinds of the events of the user, the first one first"
+        "Return the kinds of the events of the user, oldest first"
         with self.transaction():
             Event = Pool().get('res.user.totp_event')
             return [e.kind for e in Event.search(
                     [('user', '=', user_id)], order=[('id', 'ASC')])]
 
     def send_emails(self):
-        "Do what the thread does that sends the e-mails"
+        "Send the e-mails, as the thread of the server does"
         for call in self.mailer.submit.call_args_list:
             function, *args = call.args
             function(*args)
@@ -385,7 +395,7 @@ class TOTPTestCase(WorkMixin, TestCase):
             return Pool().get('res.user.login.attempt').count(login)
 
     def network_attempts(self):
-        "How many failed logins count for the network only"
+        "Return how many failed logins count for the network only"
         return self.attempts('')
 
     def forget_attempts(self):
@@ -394,11 +404,11 @@ class TOTPTestCase(WorkMixin, TestCase):
             transaction.connection.cursor().execute(*table.delete())
 
     def dialogue(self, login, device_cookie=None, **answers):
-        """Play the login dialogue of a client
+        """Log in as a client does, with all answers so far in each request
 
-        Each request carries all answers so far. answers are what is typed,
-        for each question one after the other.
-        Return the id of the user who got in or None, and all questions.
+        answers: for each question, a list of what the user types in turn
+        Return the id of the user, or None without a login, and a list of the
+        name and the message of each question.
         """
         answers = {name: list(values) for name, values in answers.items()}
         parameters = {}

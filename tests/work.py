@@ -2,7 +2,7 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
-"What a test counts instead of measuring time"
+"The record of the server's work, which tests count instead of measuring time"
 
 import threading
 from contextlib import ExitStack, contextmanager
@@ -20,11 +20,11 @@ class WorkMixin:
 
     @contextmanager
     def record_work(self):
-        """Append to the list, in order, what the thread does in the context
+        """Record what the thread does in the context, in order, in a list
 
-        These are the SQL statements, each as its text and the number of rows
-        that it touched or found, and the names of what is called of
-        transactions, sealing, codes and e-mails.
+        An SQL statement is a pair of its text and the number of rows that it
+        changed or found. Calls about transactions, encryption, codes and
+        e-mails are the name of the function.
         """
         with self.transaction() as transaction:
             Cursor = type(transaction.connection.cursor())
@@ -48,7 +48,7 @@ class WorkMixin:
             return result
 
         def count_rows(cursor, query, *args):
-            # SQLite counts what a query finds only while it is fetched
+            # SQLite counts the rows of a query only while they are fetched
             if cursor.rowcount < 0 and query.startswith('SELECT'):
                 cursor = cursor.connection.cursor()
                 statement(cursor, f'SELECT COUNT(*) FROM ({query})', *args)
@@ -64,7 +64,7 @@ class WorkMixin:
                     recorded(Transaction, 'rollback'),
                     recorded(Fernet, 'decrypt'),
                     recorded(TOTP, 'match'),
-                    # The HMAC of one time step
+                    # Computes the HMAC of one time step
                     recorded(TOTP, '_generate'),
                     recorded(self.mailer, 'submit')]:
                 stack.enter_context(patcher)
@@ -72,7 +72,7 @@ class WorkMixin:
 
     @contextmanager
     def count_statements(self):
-        "Append each SQL statement of the context to the list"
+        "List the SQL statements of the context, once it has ended"
         statements = []
         with self.record_work() as work:
             yield statements
