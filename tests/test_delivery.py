@@ -60,7 +60,7 @@ class DeliveryTestCase(MailTestCase):
         self.assertEqual(self.told(user_id, kind='replayed'), [True])
 
     def test_down_for_many(self):
-        "Test that a mail server that is down is one log line, without a password"
+        "Test that an unreachable server is one log line, without a password"
         self.set_config('email', 'uri', 'smtp://me:hunter2@127.0.0.1:1')
         users = [self.user()[1] for _ in range(20)]
         self.invite(*users)
@@ -133,7 +133,7 @@ class DeliveryTestCase(MailTestCase):
         self.assertEqual(self.received(), [SENT % login])
 
     def test_crash(self):
-        "Test that a server that crashes blocks the next e-mail only for minutes"
+        "Test that a server crash blocks the next e-mail for minutes only"
         login, user_id = self.user_with_totp()
         self.replay(login)
         self.mailer.reset_mock()

@@ -58,7 +58,7 @@ class DeviceSessionTestCase(DevicesTestCase):
         self.assertTrue(self.skips(login, cookie))
 
     def test_late(self):
-        "Test that a session makes no remembered device minutes after its login"
+        "Test that a session makes no remembered device if it asks too late"
         login, _ = self.user(KEY)
         for seconds, expected in [(299, True), (300, False), (-1, False)]:
             with self.subTest(seconds=seconds):

@@ -56,7 +56,7 @@ class ForgottenTestCase(DevicesTestCase):
         self.assertForgotten()
 
     def test_renamed(self):
-        "Test that neither a renamed user nor the next owner of the login has them"
+        "Test that neither a renamed user nor the login's next owner has them"
         self.write(login=f'{self.login}-renamed')
         self.assertForgotten(f'{self.login}-renamed')
         with self.transaction():
