@@ -77,7 +77,7 @@ class User(metaclass=PoolMeta):
                     # A thief may be logged in with the lost phone
                     Session.clear([cls(user_id)])
             elif not user_id and state.unknown:
-                # Clients show the text of no other error at login
+                # Clients show the text of this error, and of no other one
                 raise LoginException(
                     'totp_code',
                     gettext('authentication_totp.msg_totp_login_unavailable'),
@@ -229,7 +229,7 @@ class User(metaclass=PoolMeta):
         passed = _STATE in parameters and parameters[_STATE].passed
         cls._refuse_without_totp(login, parameters)
         # Before an earlier factor has passed, the answer is the same for all
-        # users. Only used codes have their own, as only correct ones are used.
+        # users. Used codes have their own, which only correct codes cause.
         if not passed:
             message = gettext(
                 'authentication_totp.msg_totp_code_used'

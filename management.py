@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"What administrators see and change of the TOTP of other users"
+"How administrators view and change the TOTP of other users"
 
 from trytond.i18n import gettext
 from trytond.model import ModelView, fields

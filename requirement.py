@@ -28,7 +28,7 @@ _USER_FIELDS = {
     'totp_required', 'totp_required_from', 'groups', 'administrator'}
 _GROUP_FIELDS = {
     'totp_required', 'totp_required_from', 'users', 'parent', 'active'}
-# The number of users that a warning names at most
+# The maximum number of users that a warning names
 _NAMES = 5
 
 
@@ -220,7 +220,7 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def _warn_of_required_totp(cls, days):
-        """Raise TOTPRequiredWarning until it is confirmed.
+        """Raise TOTPRequiredWarning about the users, unless it is confirmed.
 
         days: the days by the id of the user, from _required_without_totp
         """
@@ -336,7 +336,7 @@ class Administrators(ModelSingleton, ModelSQL):
 
     @classmethod
     def restore(cls):
-        "Require TOTP for administrators by a group again, if it was stored."
+        "Restore the stored requirement, if any, in a group of the same name."
         pool = Pool()
         Group = pool.get('res.group')
         ModelData = pool.get('ir.model.data')

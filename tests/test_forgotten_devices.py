@@ -226,7 +226,7 @@ class ToldTestCase(MailTestCase):
     "Test what the owner is told about forgotten devices"
 
     def test_email(self):
-        "Test that the owner gets an e-mail, whoever forgets the devices"
+        "Test that the owner gets an e-mail, even if an administrator did it"
         login, user_id = self.user(KEY)
         _, admin_id = self.user(administrator=True)
         for by in [admin_id, user_id]:

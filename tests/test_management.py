@@ -267,7 +267,7 @@ class ViewTestCase(TOTPTestCase):
         self.assertFalse(tabs["All"] and json.loads(tabs["All"]))
 
     def test_reset_warns(self):
-        "Test that Reset says who cannot log in afterwards"
+        "Test that Reset lists the users who cannot log in afterwards"
         _, required = self.user(KEY)
         _, other = self.user(KEY)
         with self.transaction():

@@ -153,7 +153,7 @@ class ManagersTestCase(TOTPTestCase):
             context = {
                 'active_model': 'res.user', 'active_id': other_id,
                 'active_ids': [other_id]}
-            # The wizard for invitations would reveal who has no TOTP
+            # The wizard for invitations would reveal users without TOTP
             with self.assertRaises(Refused):
                 session_id, start, _ = rpc.call(f'{prefix}.create', context)
                 rpc.call(f'{prefix}.execute', session_id, {}, start, context)

@@ -444,7 +444,7 @@ class WarningTestCase(RequiredTestCase):
             self.rpc.model('res.group', 'write', [self.group], values)
 
     def assertWarnedOnce(self, expected, model, method, *args):
-        "Check whom the call warns about, and that it succeeds once confirmed"
+        "Check the users in the warning, and that the confirmed call succeeds"
         name, message, _ = self.assertWarned(model, method, *args)
         self.assertIn(f"({len(expected)}): {', '.join(expected)}.", message)
         self.rpc.model('res.user.warning', 'skip', name)
