@@ -252,7 +252,7 @@ def seal(user):
 
 
 def add_authenticators(database, user, count, now):
-    """Add authenticators by the setup until the user has this many.
+    """Set up authenticators until the user has this many.
 
     now: the current time in a list; the function advances it
     Return the keys of the new authenticators.

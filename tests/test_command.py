@@ -206,7 +206,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         self.assertTrue(output.startswith(f'{login} {login}: on'))
 
     def test_unknown_login(self):
-        "Test that an unknown login is an error, and that of the root user too"
+        "Test that an unknown login is an error, and so is the root user's"
         for name in ['status', 'reset', 'unlock']:
             for login in ['nobody', '', 'root', '%']:
                 with self.subTest(name=name, login=login):
@@ -577,7 +577,7 @@ class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
                 self.assertNotIn('Traceback', error)
 
     def test_genkey(self):
-        "Test that a key needs no database, configuration or other keys"
+        "Test that genkey needs no database, no configuration and no key"
         keys = set()
         for env in [{}, {
                     'TRYTOND_AUTHENTICATION_TOTP__ENCRYPTION_KEYS':

@@ -594,7 +594,7 @@ class WarningTestCase(RequiredTestCase):
             {'active': True})
 
     def test_new_administrator(self):
-        "Test that a new administrator warns if a group requires TOTP"
+        "Test that making a user an administrator warns"
         if not self.boolean:
             self.skipTest("administrators are a group")
         self.without_administrators()
