@@ -16,7 +16,7 @@ import trytond.config as config
 
 from . import seal, settings
 
-# A login of one of them waits until all are written
+# A login of a user in a batch waits until the whole batch is written
 _BATCH = 100
 _BAR = 40
 _DESCRIPTION = """\
@@ -57,10 +57,10 @@ TRYTOND_DATABASE_URI the database server.
 def main(args=None):
     """Run the command.
 
-    args: the arguments without the name of the command, those of the process
-        by default
-    Raise SystemExit with 2 if they are wrong, and with the line that says why
-    if it could not be done.
+    args: the arguments without the name of the command, by default those
+        of the process
+    Raise SystemExit with the code 2 if the arguments are wrong, and with a
+    line about the cause if the command fails.
     """
     parser = _get_parser()
     commandline.set_autocomplete(parser)
@@ -90,8 +90,8 @@ def _get_parser():
         prog='trytond_totp', description=_DESCRIPTION, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(logconf=None)
-    # The one of trytond takes several files after one -c and would take the
-    # subcommand as well
+    # The option of trytond takes several files after one -c, and would take
+    # the subcommand as another file
     parser.add_argument(
         '-c', '--config', dest='configfile', metavar='FILE', action='append',
         default=[], help="the configuration file; repeat -c for several")
@@ -138,10 +138,10 @@ def _configure(options):
     if options.verbose:
         commandline.config_log(options)
     else:
-        # No traceback beside the line that says what went wrong
+        # Show no traceback with the line about the error
         logging.basicConfig(handlers=[logging.NullHandler()])
     try:
-        # Trytond would go on without a file that it cannot read
+        # Trytond ignores files that it cannot read
         for path in options.configfile:
             open(os.path.expanduser(path)).close()
         config.update_etc(options.configfile)
@@ -176,10 +176,10 @@ def _load(database_name):
 
 
 def _transact(options, function, *args):
-    """Return what the function returns, called in a transaction of its own
-    with the class User and the arguments.
+    """Return the result of the function, called with the class User and the
+    arguments in a transaction of its own.
 
-    It is called again if another transaction was faster.
+    The call is repeated if a simultaneous transaction makes it fail.
     """
     from trytond import backend
     from trytond.pool import Pool
@@ -218,7 +218,7 @@ def status(options):
     lines, users, tokens = _transact(options, _status, options.login)
     for line in lines:
         print(line)
-    # The lines come first if both go to the same file
+    # Print the lines first if both streams go to the same file
     sys.stdout.flush()
     _exit_unreadable(users, tokens)
 
@@ -290,7 +290,7 @@ def _reset_all(options):
 
 
 def _confirm(question):
-    "Exit unless the user at the terminal agrees."
+    "Exit unless the user confirms at the terminal."
     if not sys.stdin.isatty():
         sys.exit("no terminal to ask for confirmation: add --yes")
     print(f"{question} [y/N] ", end='', file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"The remembered devices, which skip the code for a while"
+"Remembered devices, which skip the code for a while"
 
 import datetime as dt
 import threading
@@ -18,11 +18,13 @@ from . import clock, settings
 from .afterwards import after_transaction
 from .exceptions import TOTPSetupError
 
-# Clients ask for the cookie of the device right after the login
+# How long after its login a session can make a remembered device. Clients ask
+# for the cookie of the device right after the login.
 _RENEWAL = dt.timedelta(minutes=5)
 _MARKS = [
     'totp_accepted', 'totp_generation', 'totp_last_used', 'totp_address']
-# What a session has that began otherwise
+# In a session that began without a code, these fields are empty, even if the
+# context of the client contains defaults for them
 _NO_LOGIN = dict.fromkeys([
         'totp_accepted', 'totp_generation', 'totp_recovered', 'totp_set_up'])
 
@@ -30,10 +32,10 @@ _NO_LOGIN = dict.fromkeys([
 class RememberedDevice(NamedTuple):
     """A device that skips the code
 
-    id: of the row of res.user.device
+    id: the id of its row in res.user.device
     first_seen: when the user first logged in on it
     last_used: when the user last logged in on it
-    address: the IP address of that login, None if it is not known
+    address: the IP address of that login, None if unknown
     """
     id: int
     first_seen: dt.datetime
@@ -42,10 +44,10 @@ class RememberedDevice(NamedTuple):
 
 
 class _Note(NamedTuple):
-    """What a transaction leaves to a later one of the same request
+    """A value that a transaction leaves to a later one of the same request
 
-    Tryton runs the transactions of a request in the same thread, and gives
-    each of them the same object about the request.
+    Tryton runs the transactions of a request in the same thread, and all their
+    contexts contain the same request object.
     """
     request: dict
     database: str
@@ -60,7 +62,7 @@ class _Note(NamedTuple):
             user_id, value)
 
     def get(self):
-        "Return the value, None in another request or for another user."
+        "Return the value, or None in another request or for another user."
         transaction = Transaction()
         if (self.request is not None
                 and self.request is transaction.context.get('_request')
@@ -72,8 +74,8 @@ class _Note(NamedTuple):
 class _Notes(threading.local):
     """The notes of a thread
 
-    accepted: what the login leaves to the session that it begins
-    session: the key with which the request came
+    accepted: the values that a login leaves to the session that it begins
+    session: the key of the session of the request
     """
     accepted = None
     session = None
@@ -85,10 +87,10 @@ _notes = _Notes()
 class Session(metaclass=PoolMeta):
     __name__ = 'ir.session'
 
-    # Until the client has asked for the cookie of its device
+    # Cleared once the client has asked for the cookie of its device
     totp_accepted = fields.DateTime("TOTP Accepted", readonly=True)
     totp_generation = fields.Integer("TOTP Generation", readonly=True)
-    # For a while the wizard asks for no other code
+    # For a while after these times, the wizard asks for no code
     totp_recovered = fields.DateTime("TOTP Recovered", readonly=True)
     totp_set_up = fields.DateTime("TOTP Set Up", readonly=True)
 
@@ -99,13 +101,13 @@ class Session(metaclass=PoolMeta):
     @classmethod
     def note_totp_accepted(
             cls, user_id, generation, recovered=False, set_up=False):
-        """Let the session that this login begins know that a code was
-        accepted.
+        """Note that a code was accepted, for the session that this login
+        begins.
 
-        generation: of the secrets that made the code, None if none did or if
-            no device is to be remembered
-        recovered: whether it was a recovery code
-        set_up: whether it has set TOTP up
+        generation: the generation of the secrets that made the code, None if
+            none did or if no device is to be remembered
+        recovered: whether the code was a recovery code
+        set_up: whether the code set up TOTP
         """
         now = clock.second(clock.now())
         values = {}
@@ -120,14 +122,14 @@ class Session(metaclass=PoolMeta):
     @classmethod
     def is_totp_recovered(cls):
         """Return whether the session of this request began with a recovery
-        code, at most setup_timeout ago.
+        code, at most setup_timeout seconds ago.
         """
         return cls._is_recent('totp_recovered')
 
     @classmethod
     def is_totp_set_up(cls):
-        """Return whether the session of this request began with a set-up in
-        the login dialog, at most setup_timeout ago.
+        """Return whether the session of this request began with a setup in the
+        login dialog, at most setup_timeout seconds ago.
         """
         return cls._is_recent('totp_set_up')
 
@@ -165,11 +167,11 @@ class Session(metaclass=PoolMeta):
 
     @classmethod
     def take_totp_accepted(cls):
-        """Return when a code was accepted in the login that began the session
-        of this request, and the generation of the secrets that made it.
+        """Return when the login that began the session of this request
+        accepted a code, and the generation of the secrets that made it.
 
-        Return None if none was, if it is too long ago or if it was already
-        taken.
+        Return None if the login accepted none, if it was too long ago or if an
+        earlier call has returned it.
         """
         key = _notes.session.get() if _notes.session else None
         if key is None:
@@ -191,7 +193,7 @@ class Session(metaclass=PoolMeta):
 
     @classmethod
     def forget_totp_accepted(cls, user_id):
-        "Let no session of the user make a remembered device any more."
+        "Stop the sessions of the user from making a remembered device."
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.update(
@@ -201,11 +203,11 @@ class Session(metaclass=PoolMeta):
 
 
 class UserDevice(metaclass=PoolMeta):
-    """A device on which a user has logged in, remembered if a code was
-    accepted in such a login
+    """A device on which a user has logged in, remembered if the login accepted
+    a code
 
-    It is remembered only as long as the user has the secrets of that
-    generation.
+    It is remembered only while it has the totp_generation of the user, which
+    changes with the user's authenticators.
     """
     __name__ = 'res.user.device'
 
@@ -225,7 +227,7 @@ class UserDevice(metaclass=PoolMeta):
 
     @classmethod
     def create(cls, vlist):
-        # A client's context may hold defaults for what is not given
+        # The context of a client may contain defaults for missing values
         marks = dict.fromkeys(_MARKS)
         return super().create([{**marks, **values} for values in vlist])
 
@@ -234,8 +236,8 @@ class UserDevice(metaclass=PoolMeta):
         pool = Pool()
         Session = pool.get('ir.session')
         cookie = super().renew(current_cookie)
-        # Not at the login: whoever has copied the cookie of before could use
-        # it until the client has asked for this one
+        # Do so here, not at the login: until the client has asked for this
+        # cookie, anyone with a copy of the last one could use it
         if accepted := Session.take_totp_accepted():
             cls._remember(cookie, *accepted)
         return cookie
@@ -255,7 +257,7 @@ class UserDevice(metaclass=PoolMeta):
         """Return whether the cookie is that of a remembered device.
 
         users: a query for the id of the user who logs in
-        cookie: one that core has found valid, or None
+        cookie: a cookie that core has found valid, or None
         """
         if not cookie:
             return False
@@ -267,8 +269,8 @@ class UserDevice(metaclass=PoolMeta):
                 & cls._is_remembered(table, user)))
         row = cursor.fetchone()
         if row:
-            # Simultaneous logins would otherwise end in serialization
-            # failures
+            # Writing in this transaction would end simultaneous logins with
+            # serialization failures
             after_transaction(cls._use, *row)
         return bool(row)
 
@@ -284,7 +286,12 @@ class UserDevice(metaclass=PoolMeta):
 
     @classmethod
     def remembered(cls, user_id):
-        "Return the RememberedDevice of each such device of the user."
+        """Return a RememberedDevice for each remembered device of the user,
+        the most recently used first.
+
+        Return none if the user of the transaction may not see the status of
+        the user.
+        """
         pool = Pool()
         User = pool.get('res.user')
         table, user = cls._tables()
@@ -322,14 +329,14 @@ class UserDevice(metaclass=PoolMeta):
 
     @classmethod
     def _expired(cls):
-        "Return the time of the last code of the devices that expire now."
+        "Return the time up to which accepted codes have expired."
         return cls.totp_accepted.sql_format(
             clock.second(clock.now())
             - dt.timedelta(days=settings.get('device_days')))
 
     @classmethod
     def clean_totp(cls):
-        "Remove from the devices what makes them remembered, if it expired."
+        "Clear the fields of the remembered devices that have expired."
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         cursor.execute(*table.update(
@@ -348,19 +355,21 @@ class User(metaclass=PoolMeta):
     __name__ = 'res.user'
 
     def totp_devices(self):
-        """Return the RememberedDevice of each device that skips the code, the
-        one used last first.
+        """Return a RememberedDevice for each remembered device of the user,
+        the most recently used first.
 
-        There is none for whoever may not see the status of the user.
+        Return none if the user of the transaction may not see the status of
+        this user.
         """
         pool = Pool()
         Device = pool.get('res.user.device')
         return Device.remembered(self.id)
 
     def describe_totp_devices(self):
-        """Return the id and a line of text of each device that skips the code.
+        """Return the id and a line of text for each remembered device.
 
-        There is none for whoever may not see the status of the user.
+        Return none if the user of the transaction may not see the status of
+        this user.
         """
         pool = Pool()
         Lang = pool.get('ir.lang')
@@ -371,19 +380,19 @@ class User(metaclass=PoolMeta):
                     address=device.address or '?',
                     first_seen=lang.strftime(
                         clock.local(device.first_seen), '%x'),
-                    # Those of an office differ in nothing else
+                    # Devices in one office differ only by this time
                     last_used=lang.strftime(
                         clock.local(device.last_used), '%x %H:%M')))
             for device in self.totp_devices()]
 
     def choose_totp_devices(self):
-        "Return the entries of a selection of one device, or of all."
+        "Return the entries of a selection of one remembered device, or all."
         return [
             ('all', gettext('authentication_totp.msg_totp_all_devices')),
             *((str(id_), line) for id_, line in self.describe_totp_devices())]
 
     def forget_chosen_totp_devices(self, choice):
-        """Forget the device chosen, or all of them.
+        """Forget the chosen device, or all devices.
 
         choice: the key of an entry of choose_totp_devices; what a client sent,
             of any type
@@ -399,11 +408,11 @@ class User(metaclass=PoolMeta):
         self.forget_totp_devices(ids)
 
     def forget_totp_devices(self, ids=None):
-        """Forget the devices of the user: their next login takes a code.
+        """Forget devices of the user, so that their next login needs a code.
 
-        ids: those of the devices, all by default
-        Raise AccessError if the user of the transaction is another one who may
-        not write the user.
+        ids: the ids of the devices, all by default
+        Raise AccessError if the user of the transaction is another user, and
+        may not write this one.
         """
         pool = Pool()
         Device = pool.get('res.user.device')

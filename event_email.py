@@ -17,8 +17,8 @@ from trytond.tools.email_ import set_from_header
 from trytond.transaction import Transaction
 from trytond.url import host, http_base, is_secure
 
-# What the owner should do: a sentence, the steps that it introduces, and a
-# last sentence. Each is a part of the id of a message.
+# What the owner should do: an introduction, steps and a last sentence. Each is
+# a part of the id of a message.
 Advice = namedtuple('Advice', ['introduction', 'steps', 'end'])
 
 _CHANGE = Advice('unexpected', ['reset', 'change_password'], 'expected')
@@ -80,14 +80,14 @@ class TOTPEventEmail(Report):
             html.get_body(['html']).get_content(), subtype='html')
         from_ = config.get('email', 'from')
         set_from_header(message, from_, from_)
-        # A blank at its end would end the header
+        # A trailing newline would end the header
         message['To'] = user.email.strip()
-        # A login may hold what ends a line for an e-mail
+        # A login may contain line breaks, which headers must not
         message['Subject'] = ' '.join(subject.split())
         message['Date'] = formatdate()
         domain, _, _ = host().partition(':')
         message['Message-ID'] = make_msgid(domain=domain)
-        # Otherwise absence agents answer
+        # Without this header, absence agents answer
         message['Auto-Submitted'] = 'auto-generated'
         return message
 
@@ -124,7 +124,7 @@ class TOTPEventEmail(Report):
 
     @classmethod
     def _get_parts(cls, event):
-        "Return the texts of the e-mail about the event by their name."
+        "Return the texts of the e-mail by their names in the template."
         user = event.user
         advice = _ADVICE[event.kind]
         if advice is _CHANGE and event.actor not in {user, None}:
@@ -143,7 +143,7 @@ class TOTPEventEmail(Report):
 
     @classmethod
     def _get_facts(cls, event):
-        "Return pairs of a label and a text about the event."
+        "Return the facts about the event, as pairs of a label and a text."
         time = cls.format_datetime(
             event.time, format='%x %X %Z', timezone=timezone.SERVER)
         facts = [
@@ -164,7 +164,7 @@ class TOTPEventEmail(Report):
         database = Transaction().database.name
         netloc = host()
         if is_secure() and ':' not in netloc:
-            # The desktop client takes 8000 by default
+            # The port is 8000 by default in the desktop client
             netloc += ':443'
         return [
             f"{http_base().rstrip('/')}/#{database}",

@@ -26,22 +26,22 @@ from .language import sane_language
 
 logger = logging.getLogger(__name__)
 
-# No client can send it, because its keys are strings
+# Clients cannot send this key, because theirs are strings
 _STATE = object()
 
 
 @dataclasses.dataclass
 class _State:
-    """What the methods of a request leave to those that follow
+    """What the login methods of a request tell the methods after them
 
     passed: whether an earlier method of the chain has passed
-    user: the id of the user whom an earlier method has named
-    set_up: whether the key is shown in the dialog to a user without TOTP
-    unknown: whether a user was refused because of an unknown method
-    accepted: what consumes the code, by the id of the user, and returns the
-        generation of the secrets that made it
-    recovered: whether it is a recovery code
-    was_enabled: whether it did not set TOTP up
+    user: the id of the user that an earlier method has named
+    set_up: whether the dialog shows a key to a user without TOTP
+    unknown: whether an unknown method has refused a user
+    accepted: by the id of the user, the function that consumes the accepted
+        code and returns the generation of the secrets that made it
+    recovered: whether the accepted code is a recovery code
+    was_enabled: whether TOTP was already set up
     """
     passed: bool = False
     user: int | None = None
@@ -74,10 +74,10 @@ class User(metaclass=PoolMeta):
                     user_id, generation, recovered=state.recovered,
                     set_up=not state.was_enabled)
                 if state.recovered:
-                    # Whoever has the lost phone may be logged in
+                    # A thief may be logged in with the lost phone
                     Session.clear([cls(user_id)])
             elif not user_id and state.unknown:
-                # Clients show no other error at a login in words
+                # Clients show the text of this error, and of no other one
                 raise LoginException(
                     'totp_code',
                     gettext('authentication_totp.msg_totp_login_unavailable'),
@@ -86,8 +86,10 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def _prepare_methods(cls):
-        """Let each login method of the setting authentications tell whom it
-        has named, and refuse everybody where a name is none.
+        """Wrap each login method of the setting authentications, so that it
+        tells the next methods which user it has named.
+
+        An unknown method gets a wrapper that refuses every login.
         """
         strip()
         for name in {method.name for method in methods()}:
@@ -99,7 +101,7 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def check_authentications(cls):
-        "Log each name of the setting authentications that is unknown."
+        "Log the mistakes in the setting authentications."
         cls._prepare_methods()
         tell = partial(notice.tell, logger)
         for name in dict.fromkeys(method.name for method in methods()):
@@ -113,7 +115,7 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def _check_chains(cls, tell):
-        "Log what lets users log in without the code that others are asked."
+        "Log chains that accept users without the code that others ask for."
         chains = {}
         for method in methods():
             chains.setdefault(method.chain, set()).add(method.name)
@@ -157,11 +159,12 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def _check_login_options(cls, options, login, parameters):
-        # Called only once an earlier factor has passed, even without options
+        # Core calls this only once an earlier factor has passed, and does so
+        # even without options
         if state := parameters.get(_STATE):
             state.passed = True
         if options and cls._is_for_unknown_method(options):
-            # A method that refuses everybody must not be skipped
+            # An unknown method refuses all logins, so no option may skip it
             return False
         return super()._check_login_options(
             list(filter(cls._is_login_option, options)), login, parameters)
@@ -225,7 +228,8 @@ class User(metaclass=PoolMeta):
         message = error.message
         passed = _STATE in parameters and parameters[_STATE].passed
         cls._refuse_without_totp(login, parameters)
-        # Only a right code was used, the rest is the same for everybody
+        # Before an earlier factor has passed, the answer is the same for all
+        # users. Used codes have their own, which only correct codes cause.
         if not passed:
             message = gettext(
                 'authentication_totp.msg_totp_code_used'
@@ -234,10 +238,10 @@ class User(metaclass=PoolMeta):
         if not isinstance(error, TOTPCodeRepeatedError) and not (
                 passed and isinstance(
                     error, (TOTPWaitError, TOTPUnreadableError))):
-            # Without the login, so that only Tryton's limit of the network
-            # counts it. The module counts wrong codes itself, and Tryton's
-            # limit of the login would also refuse the recovery code that ends
-            # the waiting.
+            # Without the login, only Tryton's limit for the network counts
+            # the attempt. The module counts wrong codes itself, and Tryton's
+            # limit for the login would also refuse the recovery code that
+            # ends the delay.
             cls._add_login_attempt('')
         raise LoginException('totp_code', message, type='char') from None
 
@@ -246,7 +250,7 @@ class User(metaclass=PoolMeta):
         """Tell users without TOTP that they need it, rather than ask for a
         code that does not exist or say that it is wrong.
 
-        Before an earlier factor has passed everybody is told the same.
+        Before an earlier factor has passed, all users get the same answer.
         """
         state = parameters.get(_STATE)
         if not state or not state.passed or state.set_up:
@@ -258,14 +262,14 @@ class User(metaclass=PoolMeta):
         message = 'msg_totp_login_without'
         if cls._has_alternative():
             message = 'msg_totp_login_without_other'
-        # Not an attempt: there is nothing to guess
+        # Not an attempt, because there is no code to guess
         raise LoginException(
             'totp_code', gettext(f'authentication_totp.{message}'),
             type='char') from None
 
     @classmethod
     def _add_login_attempt(cls, login, device_cookie=None):
-        "Add a failed login, which get_login does not if a method raises."
+        "Record a failed login, as get_login does not if a method raises."
         pool = Pool()
         LoginAttempt = pool.get('res.user.login.attempt')
         LoginAttempt.add(login, device_cookie)
@@ -277,7 +281,7 @@ class User(metaclass=PoolMeta):
         if totp.is_blank(code):
             if 'totp_code' in parameters and self._has_alternative():
                 return
-            # A new key, for whoever asks: an attacker who knows the password
+            # Make a new key each time: an attacker who knows the password
             # would otherwise see the key that the owner confirms
             secret = self.start_totp_setup()
             raise TOTPSetupException('totp_code', gettext(
@@ -293,8 +297,8 @@ class User(metaclass=PoolMeta):
         except TOTPUnreadableError:
             raise
         except (TOTPCodeError, TOTPSetupError) as error:
-            # Tryton's limit looks at the login as it was typed, which a
-            # directory may accept in other capitals
+            # Tryton's limit compares the login as it was typed, and a
+            # directory may accept it in another case
             self._add_login_attempt(login, parameters.get('device_cookie'))
             message = error.message
             if not isinstance(error, TOTPCodeFormError):
@@ -307,7 +311,7 @@ class User(metaclass=PoolMeta):
 
     def _finish_login_setup(self, code):
         try:
-            # Nobody would see recovery codes made here
+            # Make no recovery codes, because nobody would see them
             self._confirm_totp_setup(code)
         except (TOTPCodeError, TOTPSetupError):
             raise backend.DatabaseOperationalError(
@@ -346,7 +350,7 @@ class User(metaclass=PoolMeta):
         table = cls.__table__()
         state = parameters.get(_STATE)
         if state and state.user:
-            # A directory may accept the login in other capitals
+            # A directory may accept the login in another case
             where = table.id == state.user
         else:
             where = table.login == login
@@ -357,15 +361,15 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def _get_login_users(cls, login, parameters):
-        # Core's _get_login reads the password too, whose time tells whether
-        # the login exists
+        # Core's _get_login also reads the hash of the password, and the time
+        # for it reveals whether the login exists
         cursor = Transaction().connection.cursor()
         cursor.execute(*cls._query_login(login, parameters))
         return cls.browse([id_ for id_, in cursor])
 
 
 class _Method:
-    "A login method that tells the methods after it whom it has named"
+    "A login method that tells the methods after it which user it has named"
 
     def __init__(self, function):
         self.function = function
@@ -378,7 +382,7 @@ class _Method:
 
 
 class _UnknownMethod(_Method):
-    "A login method that refuses everybody, in the place of one unknown"
+    "A login method that refuses all logins, in the place of an unknown one"
 
     def __init__(self, name):
         self.name = name
@@ -393,5 +397,5 @@ class _UnknownMethod(_Method):
     def __call__(self, login, parameters):
         self.log()
         if state := parameters.get(_STATE):
-            # Before a factor has passed nobody learns why
+            # Before a factor has passed, the answer must not say why
             state.unknown |= state.passed

@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"What administrators see of the TOTP of other users, and do to it"
+"How administrators view and change the TOTP of other users"
 
 from trytond.i18n import gettext
 from trytond.model import ModelView, fields
@@ -80,7 +80,7 @@ class User(metaclass=PoolMeta):
     def describe_totp_authenticators(self):
         """Return the number and a line of text of each authenticator.
 
-        It does not check who asks.
+        It does not check access rights: the caller must do so.
         """
         pool = Pool()
         Lang = pool.get('ir.lang')
@@ -104,10 +104,10 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def remove_totp_authenticator_of(cls, user, number):
-        """Remove the authenticator of another user, who keeps the others.
+        """Remove an authenticator of another user, and keep the others.
 
-        It takes no code, but the right to write the user. To remove the last
-        one is to reset.
+        It takes no code, but requires the right to write the user. Removing
+        the last authenticator resets TOTP.
         Raise TOTPAccessError if it is the user of the transaction,
         TOTPSetupError if there is no such authenticator, and
         TOTPUnreadableError if no key decrypts the secrets.
@@ -167,19 +167,19 @@ class RemoveTOTPAuthenticatorStart(ModelView):
 
 
 class ManagersMixin:
-    "What those may do who may write users"
+    "A wizard for users who may write other users"
 
     @classmethod
     def check_access(cls):
         pool = Pool()
         User = pool.get('res.user')
         super().check_access()
-        # Also where the context names another model, or no user
+        # Check even if the context names another model, or no user
         User.check_totp_management([])
 
 
 class SelectedUserMixin(ManagersMixin):
-    "What administrators do to the user whom they select"
+    "A wizard that changes the selected user"
 
     @property
     def user(self):
@@ -194,7 +194,7 @@ class SelectedUserMixin(ManagersMixin):
 
 
 class RemoveTOTPAuthenticator(SelectedUserMixin, CheckedWizard):
-    "Take one of the authenticators away from the user selected"
+    "Remove one of the authenticators of the selected user"
     __name__ = 'res.user.remove_totp_authenticator'
 
     start = StateView(
@@ -242,10 +242,10 @@ class ForgetTOTPDevicesStart(ModelView):
 
 
 class ForgetTOTPDevices(SelectedUserMixin, CheckedWizard):
-    """Forget one or all of the remembered devices of the user selected
+    """Forget one or all of the remembered devices of the selected user
 
-    Administrators may use it on their own account too: it gives access to
-    nothing, it only lets logins ask for a code again.
+    Administrators may also use it for their own account, because it gives no
+    access: it only makes logins ask for a code again.
     """
     __name__ = 'res.user.forget_totp_devices'
 
@@ -278,7 +278,7 @@ class ResetTOTPStart(ModelView):
 
 
 class SelectedUsersMixin(ManagersMixin):
-    "What administrators do to the users whom they select"
+    "A wizard that changes the selected users"
 
     @property
     def users(self):
@@ -290,7 +290,7 @@ class SelectedUsersMixin(ManagersMixin):
 
 
 class ResetTOTP(SelectedUsersMixin, CheckedWizard):
-    "Take the TOTP away from the users selected"
+    "Reset TOTP for the selected users"
     __name__ = 'res.user.reset_totp'
 
     start = StateView(
@@ -319,7 +319,7 @@ class ResetTOTP(SelectedUsersMixin, CheckedWizard):
 
 
 class InvitedUsersMixin:
-    "Who gets an e-mail, and who gets none"
+    "The lists of users who get an e-mail, and of users who get none"
     __slots__ = ()
 
     users = fields.Many2Many(
@@ -356,7 +356,7 @@ class InviteTOTPDone(InvitedUsersMixin, ModelView):
 
 
 class InviteTOTP(SelectedUsersMixin, CheckedWizard):
-    "Ask the users selected by e-mail to set TOTP up"
+    "Ask the selected users by e-mail to set up TOTP"
     __name__ = 'res.user.invite_totp'
 
     start = StateView(
@@ -378,7 +378,7 @@ class InviteTOTP(SelectedUsersMixin, CheckedWizard):
         return [u for u in super().users if not u.totp_enabled]
 
     def _sort(self):
-        "Return the values of the lists of users."
+        "Return the ids of the users on each list."
         pool = Pool()
         Event = pool.get('res.user.totp_event')
         users = self.users
@@ -405,5 +405,5 @@ class InviteTOTP(SelectedUsersMixin, CheckedWizard):
         return 'done'
 
     def default_done(self, fields):
-        # Only Send leads here
+        # A client that skips Send sees no users
         return self.sent or {}

@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"The pages of the wizard where users look after their own TOTP"
+"The pages of the wizard with which users manage their own TOTP"
 
 from trytond.model import ModelView, fields
 from trytond.pool import Pool
@@ -51,7 +51,7 @@ class SetupTOTPOverview(ModelView):
     @classmethod
     def __setup__(cls):
         super().__setup__()
-        # By default the clients keep the names for a day
+        # By default, clients cache the entries for a day
         for name in ['get_authenticators', 'get_devices']:
             cls.__rpc__[name] = RPC()
 
@@ -181,9 +181,9 @@ class SetupTOTPDone(ModelView):
     __name__ = 'res.user.setup_totp.done'
     __string__ = "Recovery Codes"
 
-    # The client sends all of it back. It must be short: trytond answers a
-    # compressed request of an ended session with an error, and the desktop
-    # client compresses more than 1400 bytes.
+    # The client sends all the fields back, so they must be short: trytond
+    # answers a compressed request of an ended session with an error, and the
+    # desktop client compresses requests of more than 1400 bytes.
     recovery_codes = fields.Text(
         "Recovery Codes", readonly=True,
         states={

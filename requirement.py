@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"For whom TOTP is required"
+"The users for whom TOTP is required"
 
 import logging
 from contextlib import contextmanager
@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 # The name of the group of administrators before Tryton 8.2
 _GROUP = "Administration"
-# By which fields of a user or a group TOTP may be required of somebody
+# The fields of users and groups that can make TOTP required for a user
 _USER_FIELDS = {
     'totp_required', 'totp_required_from', 'groups', 'administrator'}
 _GROUP_FIELDS = {
     'totp_required', 'totp_required_from', 'users', 'parent', 'active'}
-# How many users a warning names
+# The maximum number of users that a warning names
 _NAMES = 5
 
 
@@ -85,8 +85,11 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def _is_in_totp_group(cls, table, condition):
-        """Return the condition that one of the user's groups meets the
-        condition, which is a function of the table of the groups.
+        """Return the SQL condition that a group of the user meets a condition.
+
+        table: the table of the users
+        condition: a function that returns the condition for the table of the
+            groups
         """
         pool = Pool()
         Group = pool.get('res.group')
@@ -164,12 +167,13 @@ class User(metaclass=PoolMeta):
     @classmethod
     @contextmanager
     def warning_of_required_totp(cls, names, *values, users=None):
-        """Warn the user of the transaction if what is done within requires
-        TOTP of users without an authenticator.
+        """Warn the user of the transaction if the changes in this context
+        require TOTP for users without an authenticator.
 
-        names: of the fields by which it may do so
-        values: dictionaries of the fields that it sets
-        users: those who may be concerned, all by default
+        names: the names of the fields that can require it
+        values: dictionaries of the changes, by the name of the field
+        users: the users who may be concerned, all by default
+        Raise TOTPRequiredWarning until the user has confirmed it.
         """
         if all(names.isdisjoint(values_) for values_ in values):
             yield
@@ -183,11 +187,13 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def _required_without_totp(cls, users=None):
-        """Return from which day on TOTP is required, today at the earliest,
-        by the id of each user who has not set it up, as far as the user of the
-        transaction may see it. This user comes first.
+        """Return the first day on which TOTP is required, at the earliest
+        today, by the id of each user who has not set it up.
 
-        users: the users whom to return, all by default
+        Only users whose status the user of the transaction may see are
+        included. The user of the transaction comes first.
+
+        users: the users to include, all by default
         """
         actor = Transaction().user
         if not actor:
@@ -214,7 +220,10 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def _warn_of_required_totp(cls, days):
-        "Warn of the users, by the id of whom days holds the day."
+        """Raise TOTPRequiredWarning about the users, unless it is confirmed.
+
+        days: the days by the id of the user, from _required_without_totp
+        """
         pool = Pool()
         Lang = pool.get('ir.lang')
         Warning = pool.get('res.user.warning')
@@ -290,10 +299,10 @@ class Group(metaclass=PoolMeta):
 
 
 class Administrators(ModelSingleton, ModelSQL):
-    """Whether TOTP is required for the group of administrators
+    """A copy of the requirement of the group of administrators
 
-    Tryton 8.2 has no such group. Its update deletes the group, and the
-    requirement would be lost with it.
+    Tryton 8.2 has no such group. Its update deletes the group, and would
+    delete the requirement with it.
     """
     __name__ = 'res.user.totp_administrators'
     __string__ = "TOTP Administrators"
@@ -303,7 +312,7 @@ class Administrators(ModelSingleton, ModelSQL):
 
     @classmethod
     def remember(cls):
-        "Store whether TOTP is required for the group."
+        "Store whether TOTP is required for the group of administrators."
         pool = Pool()
         Group = pool.get('res.group')
         ModelData = pool.get('ir.model.data')
@@ -327,7 +336,7 @@ class Administrators(ModelSingleton, ModelSQL):
 
     @classmethod
     def restore(cls):
-        "Require TOTP for administrators by a group, if it was required."
+        "Restore the stored requirement, if any, in a group of the same name."
         pool = Pool()
         Group = pool.get('res.group')
         ModelData = pool.get('ir.model.data')
@@ -341,7 +350,7 @@ class Administrators(ModelSingleton, ModelSQL):
         if not remembered:
             return
         day, = remembered
-        # The update deletes what it knows by this name once all is loaded
+        # At its end, the update would delete the group of this entry
         cursor.execute(*data.delete(where=cls._is_group(data)))
         cursor.execute(*group.update(
                 [group.totp_required, group.totp_required_from, group.active],
@@ -367,19 +376,19 @@ class Administrators(ModelSingleton, ModelSQL):
 
 
 def _administrator_is_flag():
-    "Return whether administrators are marked, not members of a group."
+    "Return whether a field of the users, not a group, marks administrators."
     pool = Pool()
     User = pool.get('res.user')
     return hasattr(User, 'administrator')
 
 
 def _requires(table):
-    "Return the condition that the user or group itself requires TOTP once."
+    "Return the SQL condition that the row requires TOTP, now or later."
     return table.totp_required == Literal(True)
 
 
 def _is_in_force(table):
-    "Return the condition that the user or group itself requires TOTP today."
+    "Return the SQL condition that the row requires TOTP today."
     return _requires(table) & (
         (table.totp_required_from == Null)
         | (table.totp_required_from <= clock.today()))

@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"The wizard where users look after their own TOTP"
+"The wizard with which users manage their own TOTP"
 
 import logging
 
@@ -28,7 +28,7 @@ hide_arguments('res.user.setup_totp')
 
 
 class SetupTOTP(ForgetfulWizard):
-    "Where users look after their own TOTP"
+    "The wizard with which users manage their own TOTP"
     __name__ = 'res.user.setup_totp'
 
     overview = StateView(
@@ -93,7 +93,7 @@ class SetupTOTP(ForgetfulWizard):
             ])
     close = StateTransition()
 
-    # What a request leaves to the page that its answer shows
+    # Values that a transition leaves for the page that it leads to
     _secret = None
     _again = False
     _replaces = False
@@ -106,7 +106,7 @@ class SetupTOTP(ForgetfulWizard):
         if user.totp_enabled:
             start = 'overview'
             if user.is_totp_recovered():
-                # The lost authenticator is replaced
+                # The new authenticator replaces the lost one
                 start = 'start'
             elif cls._lacks_recovery_codes(user):
                 start = 'done'
@@ -116,7 +116,9 @@ class SetupTOTP(ForgetfulWizard):
 
     @classmethod
     def _lacks_recovery_codes(cls, user):
-        "Return whether the user has set TOTP up in the login dialog just now."
+        """Return whether the user has just set up TOTP in the login dialog
+        and has no recovery codes yet.
+        """
         pool = Pool()
         Session = pool.get('ir.session')
         return (
@@ -170,11 +172,11 @@ class SetupTOTP(ForgetfulWizard):
         if [a['number'] for a in user.list_totp_authenticators()] == [number]:
             return self.transition_turn_off()
         user.remove_totp_authenticator(number, self.overview.code)
-        # It has ended the session, so another page could not be filled in
+        # The removal has ended the session, so no page can be shown
         return 'end'
 
     def _get_number(self):
-        "Return the number of the authenticator chosen, None if there is none."
+        "Return the number of the selected authenticator, or None."
         for authenticator in self._get_user().list_totp_authenticators():
             if str(authenticator['number']) == self.overview.authenticator:
                 return authenticator['number']
@@ -242,12 +244,12 @@ class SetupTOTP(ForgetfulWizard):
         if not generate_png:
             return None
         try:
-            # A screen damages nothing, so the lowest correction, which makes
-            # the largest modules
+            # Codes on a screen are not damaged: the lowest error correction
+            # is enough, and makes the largest modules
             return generate_png(uri, error_correction='L').getvalue()
         except Exception as error:
-            # Key and URI are shown all the same. The text of the error may
-            # hold them.
+            # The page still shows the key and the URI. The text of the error
+            # may contain them, so it must not be logged.
             logger.error(
                 "no QR code for user %s, perhaps because the URI is too long: "
                 "%s", Transaction().user, type(error).__name__)

@@ -1,15 +1,16 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"""Honest users who log in while others guess
+"""Honest users who log in during an attack
 
-The guesses come from many addresses, over a bounded number of connections and
-from a process on the same machine, of which they take their part too. In
-password+totp who guesses codes knows the password, and argon2 is the wall; in
-totp+password the code comes first. An attack begins either with no failure
-counted, or where it has led: the module lets the attacked users wait, and core
-has counted the attempts that it was told of. Beside them is what core does
-without the module: it asks for the password, or refuses a wrong one.
+The guesses come from many addresses, over a bounded number of connections,
+from a process on the same machine, which takes its part of the CPU. With
+password+totp, an attacker who guesses codes knows the password, and argon2
+limits the rate; with totp+password the code comes first. An attack begins
+either without counted failures, or in the state that it leads to: the attacked
+users have to wait, and core has counted the attempts that the module reports.
+For comparison, the attacks without the module show how core asks for the
+password or refuses a wrong one.
 """
 
 import concurrent.futures
@@ -25,7 +26,7 @@ from trytond.transaction import Transaction
 
 DATABASE = 'attack'
 HONEST = 20
-# Each of them needs a user who did not log in within the time step
+# Each honest login needs a user who has not logged in within the time step
 USERS = 2000
 ATTACKED = 1000
 CONNECTIONS = 32
@@ -40,8 +41,8 @@ SENT = {
     WRONG: {'password': 'wrong', 'totp_code': '000000'},
     WRONG_CODE: {'password': tools.PASSWORD, 'totp_code': '000000'},
     }
-# The authentications, how many are attacked, what is sent, whether they are
-# already waiting, and how many guesses a second
+# The authentications, the number of attacked users, what is sent, whether the
+# users already have to wait, and the number of guesses a second
 ATTACKS = [
     ('password', 1, NOTHING, False, 50),
     ('password', 1, NOTHING, False, 500),
@@ -57,14 +58,14 @@ ATTACKS = [
     ('totp+password', 1, WRONG, True, 500),
     ('totp+password', ATTACKED, WRONG, True, 500),
     ]
-# What core counts before the module lets wait, or before core refuses
+# The attempts that core has counted when the module or core starts to refuse
 ATTEMPTS = {'password+totp': 3, 'totp+password': 6}
 COUNTED = [
     'res_user_login_attempt', 'res_user_totp_event', 'ir_queue']
 
 
 class Flood:
-    "So many guesses a second for some seconds, if the server is fast enough"
+    "A rate of guesses for some seconds, as far as the server is fast enough"
 
     def __init__(self, port, logins, parameters, rate, seconds):
         self.port = port
@@ -77,14 +78,14 @@ class Flood:
         self.answers = Counter()
 
     def run(self):
-        "Return how many answers of each kind there were, and the seconds."
+        "Return the number of answers of each kind, and the seconds it took."
         self.started = time.monotonic()
         self.end = self.started + self.calls / self.rate
         tools.in_threads(tools.scaled(CONNECTIONS), self.connection)
         return self.answers, time.monotonic() - self.started
 
     def connection(self, i):
-        "Guess until it is over."
+        "Guess until the flood is over."
         while time.monotonic() < self.end:
             with self.lock:
                 number = self.next
@@ -103,12 +104,12 @@ class Flood:
 
 
 def flood(*args):
-    "Run a flood; for a process of its own."
+    "Run a flood in a process of its own."
     return Flood(*args).run()
 
 
 def prepare(attacked, authentications, waiting):
-    "Forget the failures and attempts, or count those that make wait."
+    "Forget failures and attempts, or count those that make the users wait."
     pool = Pool(DATABASE)
     with Transaction().start(DATABASE, 0) as transaction:
         Guess = pool.get('res.user.totp_guess')
@@ -131,24 +132,24 @@ def prepare(attacked, authentications, waiting):
                         } for user in attacked
                     for _ in range(ATTEMPTS[authentications])])
         if tools.POSTGRESQL:
-            # So that this is not counted later
+            # Report these writes now, so that the attack does not count them
             cursor.execute('SELECT pg_stat_force_next_flush()')
 
 
 class Phase:
-    "Honest logins, first alone and then beside an attack"
+    "Honest logins, first alone and then during an attack"
 
     def __init__(self, honest, executor):
         self.honest = honest
         self.executor = executor
 
     def log_in(self, seconds):
-        "Return the times of the honest logins in so many seconds."
+        "Return the durations of the honest logins within this many seconds."
         times = []
         started = time.perf_counter()
 
         def log_in(i):
-            "Log in every now and then."
+            "Log in at regular intervals."
             due = i * INTERVAL / HONEST
             while due < seconds:
                 time.sleep(max(0, started + due - time.perf_counter()))
@@ -160,9 +161,9 @@ class Phase:
         return times
 
     def run(self, authentications, *attack):
-        """Return what was measured, as a dictionary.
+        """Return a dictionary of the results.
 
-        attack: the logins, what is sent and how many guesses a second
+        attack: the logins, what is sent and the number of guesses a second
         """
         with tools.serve(
                 DATABASE, authentications, WORKERS) as (self.port, process):
@@ -179,7 +180,7 @@ class Phase:
             answers, seconds = guesses.result()
             cpu = tools.cpu_seconds(process) - cpu
             elapsed = time.perf_counter() - started
-        # The server has ended, so that PostgreSQL knows all that it did
+        # PostgreSQL has all statistics only after the server has ended
         after = database_statistics()
         return {
             'quiet': [t for t in quiet if t is not None],
@@ -197,8 +198,9 @@ class Phase:
 
 
 def database_statistics():
-    """Return CPU seconds, commits and rows written of PostgreSQL, nothing of
-    SQLite, which is part of the server process.
+    """Return CPU seconds, commits and rows written of PostgreSQL.
+
+    Return an empty list for SQLite, which is part of the server process.
     """
     if not tools.POSTGRESQL:
         return []
@@ -217,7 +219,7 @@ def measure():
     quiet = defaultdict(list)
     with concurrent.futures.ProcessPoolExecutor(
             1, multiprocessing.get_context('spawn')) as executor:
-        # So that it has started
+        # Start the process before the measurement
         executor.submit(time.time).result()
         phase = Phase(honest, executor)
         for authentications, count, sent, waiting, rate in ATTACKS:
@@ -250,7 +252,7 @@ def measure():
 
 
 def cells(result, quiet):
-    "Return the cells of the table for what was measured."
+    "Return the cells of the table for the result."
     times = [
         tools.percentile(values, percent) * 1e3
         for values in [result['times'], quiet] for percent in [50, 95]]

@@ -1,12 +1,12 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"""What grows with the users and with their logins
+"""What grows with the number of users and of their logins
 
-Each size is a database of its own, and they take turns. Each user has a sealed
-secret with one authenticator, three counts of wrong codes, one recovery code
-and one event; ten recovery codes take ten times the space of one. Most secrets
-only have the right length.
+Each size is a database of its own; the measurements alternate between them.
+Each user has an encrypted secret with one authenticator, three counts of wrong
+codes, one recovery code and one event; ten recovery codes take ten times the
+space of one. Most secrets only have the right length.
 """
 
 import gc
@@ -59,12 +59,12 @@ class Size:
                 f"WHERE tbl_name = '{table}')")[0][0] for table in TABLES]
 
     def next_user(self):
-        "Return the users one after the other."
+        "Return the next user, in turns."
         self.next += 1
         return self.users[self.next % len(self.users)]
 
     def step(self, now):
-        "Time the step of a login with its commit, without password."
+        "Time the TOTP step of a login with its commit, without the password."
         user = self.next_user()
         code = user.code(now)
         with Transaction().start(self.name, 0) as transaction:
@@ -84,7 +84,7 @@ class Size:
 
 
 def in_turns(sizes, now):
-    "Time the steps and the logins of all sizes."
+    "Time the steps and the logins of all sizes in turns."
     gc.collect()
     for _ in range(tools.scaled(STEPS)):
         now[0] += tools.PERIOD
@@ -156,7 +156,7 @@ def authenticators_table(size, now):
 
 
 def logins_table(size, now):
-    "Return the table by the number of logins of one user."
+    "Return the table by the number of earlier logins of one user."
     rows = []
     users, size.users = size.users, size.users[:1]
     done = 0
@@ -181,14 +181,14 @@ def logins_table(size, now):
 
 
 def measure():
-    "Return the tables of the growth."
+    "Return all tables of the topic."
     now = [2_000_000_000]
     with patch.object(clock, 'now', lambda: now[0]):
         sizes = [
             Size(max(10, tools.scaled(number))) for number in USERS]
         in_turns(sizes, now)
         tables = [users_table(sizes), sizes_table(sizes)]
-        # The first one counts the users of all tables
+        # logins_table counts rows, so it comes before the table that adds some
         tables.append(logins_table(sizes[0], now))
         tables.append(authenticators_table(sizes[0], now))
     return [

@@ -3,7 +3,7 @@
 # terms.
 """The CPU and the time of one login through security.login
 
-Each login is the request with all answers, as the last one of the dialogue.
+Each login is one request with all answers, like the last one of a dialog.
 """
 
 import gc
@@ -24,7 +24,7 @@ DATABASE = 'login'
 LOGINS = 30
 CHEAP_LOGINS = 100
 RUNS = 3
-# So long that a user is told by e-mail of each recovery code
+# Steps are so far apart that each recovery code causes an e-mail
 STEPS = 121
 AUTHENTICATORS = 5
 GOAL = 1.03
@@ -38,7 +38,7 @@ VARIANTS = [PASSWORD, CLEAR, SEALED, FIVE, RECOVERY, SMS]
 
 
 class Login:
-    "Logins with a clock that moves on with each"
+    "Logins with a clock that advances with each of them"
 
     def __init__(self):
         self.now = 2_000_000_000
@@ -59,7 +59,7 @@ class Login:
         self.now, = now
 
     def parameters(self, variant):
-        "Return what the user of the variant types."
+        "Return what the user of the variant enters."
         user = self.users[variant]
         parameters = {'password': tools.PASSWORD}
         if variant in {CLEAR, SEALED, FIVE}:
@@ -77,7 +77,7 @@ class Login:
         return parameters
 
     def log_in(self, variant):
-        "Return the CPU and the time of a login, in seconds."
+        "Return the CPU time and the duration of a login, in seconds."
         self.now += STEPS * tools.PERIOD
         tools.set_config(
             'session', 'authentications', variant.partition(',')[0])
@@ -93,7 +93,7 @@ class Login:
         return cpu, wall
 
     def run(self, logins):
-        "Return the medians of CPU and time of as many logins of each variant."
+        "Return the medians of both times for so many logins of each variant."
         times = {variant: [] for variant in VARIANTS}
         gc.collect()
         for i in range(logins):
@@ -114,7 +114,7 @@ def measure():
     with ExitStack() as stack:
         for patcher in [
                 patch.object(clock, 'now', lambda: login.now),
-                # A thread renders and sends the e-mails
+                # Another thread renders and sends e-mails
                 patch('trytond.modules.authentication_totp.event._MAILER')]:
             stack.enter_context(patcher)
         login.run(3)
@@ -156,7 +156,7 @@ def measure():
 
 
 def cheap_table(runs, dear_runs):
-    "Return the table of what the logins cost beside the password."
+    "Return the table of the costs of a login without those of the password."
     password = statistics.median(run[PASSWORD][0] for run in dear_runs)
     rows = []
     for variant in VARIANTS:

@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"Measure topics in the database of the environment and write their tables"
+"Measure topics in the current database and write their tables"
 
 import importlib
 import json
@@ -20,7 +20,7 @@ PACKAGES = [
 
 
 def main(names):
-    "Measure the topics of these names."
+    "Measure the topics with these names."
     tools.start()
     versions = ', '.join([
             f'Python {platform.python_version()}', tools.database_version(),
@@ -38,5 +38,5 @@ def main(names):
 
 if __name__ == '__main__':
     main(sys.argv[1:])
-    # Nobody waits for the threads that keep the connections
+    # Do not wait for the threads that keep the connections
     os._exit(0)

@@ -1,10 +1,10 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"""The memory of a server process with the module against without
+"""The memory of a server process with and without the module
 
-RSS is all the memory of the process, PSS counts what it shares only in part.
-The hash is the cheap one, as the memory of argon2 is given back.
+RSS is all memory of the process; PSS counts shared memory in part. The hash is
+the cheap one, because the memory of argon2 is freed anyway.
 """
 
 import psutil
@@ -21,7 +21,7 @@ NOT_INSTALLED = 'not installed'
 NOT_ACTIVATED = 'installed, not activated'
 ACTIVATED = 'activated, password'
 USED = 'activated, password+totp'
-# The database, the authentications and the modules to hide
+# The database, the authentications and the modules to hide from the server
 VARIANTS = {
     NOT_INSTALLED: (BARE, 'password', HIDDEN),
     NOT_ACTIVATED: (BARE, 'password', ''),
@@ -56,7 +56,7 @@ def measure():
     users = tools.make_users(DATABASE, count)
     tools.set_passwords(DATABASE, CHEAP_HASH)
     tools.create_database(BARE, tools.BARE)
-    # Without the module nobody has a secret
+    # Without the module no user has a secret
     bare_users = [
         tools.User(0, 'admin', user.key) for user in users[:LOGINS]]
     runs = {variant: [] for variant in VARIANTS}

@@ -34,7 +34,7 @@ only numbers in the same table.
 
 
 def measure(series, database, topics, quick):
-    "Return the tables of the topics, as Markdown, from a process of its own."
+    "Return the tables of the topics as Markdown, measured in a new process."
     python = FOLDER / series / 'venv' / 'bin' / 'python'
     command = [python, '-m', 'benchmarks.measure', *topics]
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
@@ -57,7 +57,7 @@ def measure(series, database, topics, quick):
 
 
 def machine():
-    "Return what the machine is, in a line."
+    "Return a description of the machine, in one line."
     processor = platform.processor()
     memory = ''
     if platform.system() == 'Linux':
@@ -72,7 +72,7 @@ def machine():
 
 
 def read_sections():
-    "Return the sections of the results of before by their topic."
+    "Return the sections of the earlier results by their topic."
     if not RESULTS.exists():
         return {}
     _, *sections = RESULTS.read_text().split('\n## ')
@@ -80,14 +80,14 @@ def read_sections():
 
 
 def write_sections(sections):
-    "Write the sections that are there in the order of the topics."
+    "Write the available sections in the order of the topics."
     RESULTS.write_text(HEAD + ''.join(
             f'\n## {topic}\n{sections[topic]}'
             for topic in TOPICS if topic in sections))
 
 
 def main():
-    "Measure the topics in all series and databases."
+    "Measure the topics with each series and each database."
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         'topics', nargs='*', metavar='TOPIC', help=', '.join(TOPICS))

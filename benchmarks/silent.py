@@ -1,10 +1,10 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"""How well the time of the answer tells who exists, has TOTP or has to wait
+"""What the response time reveals: whether a user exists, has TOTP or must wait
 
-A wrong code comes before the password, through the JSON-RPC front door. The
-tests count the work; this topic measures it and decides nothing.
+The wrong code comes before the password, in JSON-RPC requests. The tests
+compare the work that the server does; this topic only measures times.
 """
 
 import gc
@@ -29,7 +29,7 @@ TRIES = 300
 NOW = 2_000_000_000
 AUTHENTICATORS = 5
 FREE = guess.FREE_FAILURES
-# Which of the wrong codes one after the other are measured
+# Which one of several consecutive wrong codes is measured
 REQUESTS = {
     'first wrong code': 0,
     'third wrong code, which records an event': FREE - 1,
@@ -41,7 +41,7 @@ WAITING = 'already waiting'
 
 
 def auc(first, second):
-    "Return the chance that one of first takes longer than one of second."
+    "Return the probability that a time of first exceeds one of second."
     ordered = sorted([(t, True) for t in first] + [(t, False) for t in second])
     ranks = sum(
         rank for rank, (_, is_first) in enumerate(ordered, 1) if is_first)
@@ -50,7 +50,7 @@ def auc(first, second):
 
 
 class Guesser:
-    "Guess codes of logins in the process of the server"
+    "An attacker who guesses codes, in the process of the server"
 
     def __init__(self):
         self.client = Client(app, Response)
@@ -65,7 +65,7 @@ class Guesser:
             DATABASE, five, AUTHENTICATORS, [NOW - 100 * tools.PERIOD])
         self.users = [one, five]
         self.waiting = waiting
-        # None is right for anybody
+        # This code is wrong for all users
         right = {
             tools.code_at(key, NOW // tools.PERIOD + step)
             for key in [one.key, five.key, waiting.key, *added]
@@ -78,7 +78,7 @@ class Guesser:
             FIVE: five.login}
 
     def guess(self, login):
-        "Return how long the answer to a wrong code takes, in seconds."
+        "Return the response time for a wrong code, in seconds."
         data = json.dumps({
                 'id': 1, 'method': 'common.db.login',
                 'params': [login, {'totp_code': self.code}, 'en']})
@@ -91,7 +91,7 @@ class Guesser:
         return seconds
 
     def reset(self):
-        "Forget the failures of all but the one who waits."
+        "Forget all failures, except for the user who has to wait."
         with Transaction().start(DATABASE, 0):
             Guess = Pool().get('res.user.totp_guess')
             Guess.unlock([user.id for user in self.users])
@@ -99,19 +99,20 @@ class Guesser:
         tools.execute(DATABASE, 'DELETE FROM res_user_login_attempt')
 
     def run(self, logins, codes, tries):
-        """Return the times by login and number of the code.
+        """Return the times by login and by position of the code.
 
-        codes: how many come one after the other
+        codes: the number of consecutive codes
         """
         times = {name: [[] for _ in range(codes)] for name in logins}
         names = list(logins)
         self.reset()
         for i in range(tries):
-            # What was refused may be part of a cycle, with its connection
+            # Refused requests may be part of reference cycles that hold
+            # connections
             gc.collect()
             first = i % len(names)
             turn = names[first:] + names[:first]
-            # So that each is the first as often, in both directions
+            # Let each login be the first equally often, in both directions
             forward = i // len(names) % 2
             for name in turn if forward else reversed(turn):
                 for values in times[name]:
@@ -121,7 +122,7 @@ class Guesser:
 
 
 def rows(times, requests):
-    "Return the rows of a table, of the medians and of each pair."
+    "Return the rows of a table: the medians, and each pair of logins."
     for request, number in requests.items():
         yield [request, *(
                 tools.milliseconds(statistics.median(values[number]))
@@ -141,7 +142,7 @@ def table(times, requests):
 
 
 def measure():
-    "Return the tables of the times."
+    "Return the tables of the response times."
     tools.new_database(DATABASE)
     tools.set_config('session', 'authentications', 'totp+password')
     tools.set_config('session', 'max_attempt', str(10 ** 9))
@@ -149,7 +150,7 @@ def measure():
     with ExitStack() as stack:
         for patcher in [
                 patch.object(clock, 'now', lambda: NOW),
-                # Core lets who failed wait
+                # Core delays the answer after failures
                 patch('trytond.res.user.random'),
                 patch('trytond.res.user.time')]:
             stack.enter_context(patcher)

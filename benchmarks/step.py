@@ -3,8 +3,8 @@
 # terms.
 """The TOTP step alone: microseconds, SQL statements and a profile
 
-The code is the one of now. passlib tries the time steps of the window from the
-first one on, so that the width of the window counts for a right code too.
+The code is that of the current time step. passlib tries the time steps of the
+window from the first one on, so a wider window also slows a right code down.
 """
 
 import base64
@@ -43,7 +43,7 @@ GOAL = 2
 
 
 def in_turns(functions, calls):
-    "Return the microseconds of a call of each function, run by run."
+    "Return the microseconds of a call of each function, by run."
     times = {name: [] for name in functions}
     gc.collect()
     for _ in range(RUNS):
@@ -57,17 +57,17 @@ def in_turns(functions, calls):
 
 
 def sealed_set(user, count):
-    "Return what to store of a user with so many authenticators."
+    "Return the stored secrets of a user with this many authenticators."
     secrets = {1: user.secret}
     for i in range(2, count + 1):
-        # Those of others
+        # The other authenticators need keys, but no user
         secrets[i] = dataclasses.replace(user.secret, key=bytes([i] * 20))
     record = Pool().get('res.user')(user.id)
     return record._seal_totp_secrets(1, secrets)
 
 
 def codes():
-    "Return the table of totp.py against the others."
+    "Return the table that compares totp.py with other implementations."
     user = tools.User(1, 'user1', b'12345678901234567890')
     code = user.code_at(NOW // tools.PERIOD)
     wrong = str((int(code) + 1) % 10 ** 6).zfill(6)
@@ -84,14 +84,14 @@ def codes():
         struct.pack('>Q', NOW // tools.PERIOD + i) for i in range(-1, 2)]
 
     def passlib(code, window):
-        "Match as passlib does it by itself."
+        "Match the code as passlib does."
         try:
             other.match(code, NOW, window=window * tools.PERIOD)
         except TokenError:
             pass
 
     def new_passlib(code, window):
-        "Make the object of passlib and match."
+        "Create the object of passlib and match the code."
         try:
             TOTP(user.key, format='raw').match(
                 code, NOW, window=window * tools.PERIOD)
@@ -99,7 +99,7 @@ def codes():
             pass
 
     def own(stored, code, window):
-        "Open what is stored and verify."
+        "Decrypt the stored secrets and verify the code."
         secrets, _ = unseal(user.id, stored, 1)
         totp.verify(
             [(secret, totp.State()) for secret in secrets.values()], code, NOW,
@@ -147,15 +147,15 @@ def codes():
 
 @contextmanager
 def statements():
-    "Append each SQL statement of the context to the list."
+    "Collect the SQL statements that run in this context in a list."
     with Transaction().start(DATABASE, 0) as transaction:
         Cursor = type(transaction.connection.cursor())
     execute = Cursor.execute
     result = []
 
     def counted(cursor, *args, **kwargs):
-        "Note the statement and execute it."
-        # An empty one tries the connection
+        "Record the statement and execute it."
+        # Empty statements only test the connection
         if query := str(args[0]).strip():
             result.append(query)
         return execute(cursor, *args, **kwargs)
@@ -164,14 +164,14 @@ def statements():
 
 
 def kinds(queries):
-    "Return how many statements read and how many write, as text."
+    "Return as text how many statements read and how many write."
     reads = sum(
         q.lstrip('( ').startswith(('SELECT', 'WITH')) for q in queries)
     return reads, len(queries) - reads
 
 
 def count_statements(one, five, now):
-    "Return the table and the list of the statements."
+    "Return the table of the numbers and the list of the statements."
     counts, listed = {}, {}
     several = f'{AUTHENTICATORS} authenticators'
     users = {
@@ -211,7 +211,7 @@ def steps(user, now, profiler=None):
         now[0] += tools.PERIOD
         code = user.code(now[0])
         with Transaction().start(DATABASE, 0) as transaction:
-            # The connection and the snapshot are core's
+            # The time for connection and snapshot belongs to core
             transaction.connection.cursor().execute('SELECT 1')
             if profiler:
                 profiler.enable()
@@ -226,9 +226,9 @@ def steps(user, now, profiler=None):
 
 
 def profile(user, authenticators, now):
-    """Return the table of where the time of a step goes.
+    """Return the table of the functions in which a step spends its time.
 
-    authenticators: what to call those of the user
+    authenticators: a text about the authenticators of the user
     """
     steps(user, now)
     times = [
@@ -258,7 +258,7 @@ def profile(user, authenticators, now):
 
 
 def measure():
-    "Return the tables of the step."
+    "Return the tables of the TOTP step."
     tools.new_database(DATABASE)
     one, five = tools.make_users(DATABASE, 2)
     now = [NOW]

@@ -1,10 +1,10 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"""Logins by HTTP: how many a second, and how long one takes
+"""Logins by HTTP: the number a second, and the duration of each
 
-Each login is a connection of its own, of another user, with a fresh code. The
-clients run on the same machine and take their part of it.
+Each login uses a new connection, another user and a fresh code. The clients
+run on the same machine and take their part of the CPU.
 """
 
 import collections
@@ -22,12 +22,12 @@ WORKERS = [1, 2, 4]
 CLIENTS = [1, 4, 16, 64]
 METHODS = ['password', 'password+totp']
 SECONDS = 1
-# One with argon2, as 64 clients wait for each other
+# Only one round with argon2, where 64 clients wait for each other for long
 ROUNDS = 2
 
 
 class Clients:
-    "Clients who log in one after the other, and each user at most once a step"
+    "Clients that log in repeatedly, with each user at most once a time step"
 
     def __init__(self, users):
         self.users = collections.deque(users)
@@ -42,17 +42,17 @@ class Clients:
         return user
 
     def run(self, port, count, seconds):
-        """Let as many clients log in until the seconds are over.
+        """Let this many clients log in until the seconds are over.
 
-        Return the time of each login, the number of those refused and how many
-        a second there were.
+        Return the duration of each login, the number of refused logins and the
+        number of logins a second.
         """
         times = []
         started = time.perf_counter()
 
         def log_in(i):
-            "Log in again and again."
-            # Once at least, as a busy machine takes long to start a thread
+            "Log in repeatedly."
+            # Log in at least once, as a busy machine may start a thread late
             while True:
                 times.append(
                     tools.log_in(port, DATABASE, self.next_user()))
@@ -65,7 +65,7 @@ class Clients:
 
 
 def run(clients, cheap):
-    "Return the rows of the table with the hash of core or the cheap one."
+    "Return the rows of the table, with the cheap hash or that of core."
     rows = []
     seconds = 0.1 if tools.QUICK else SECONDS
     rounds = ROUNDS if cheap else 1

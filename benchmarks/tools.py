@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"What the topics share: databases, users, servers, clients and tables"
+"What all topics share: databases, users, servers, clients and tables"
 
 import base64
 import dataclasses
@@ -36,7 +36,7 @@ LOG = ROOT / '.bench' / 'server.log'
 QUICK = bool(os.environ.get('BENCH_QUICK'))
 POSTGRESQL = backend.name == 'postgresql'
 PASSWORD = 'correct horse'
-# The database with nothing but ir and res, and the one to copy
+# The database with only ir and res, and the one that others are copied from
 BARE = 'bare'
 TEMPLATE = 'template'
 MODULES = ['authentication_totp', 'authentication_sms']
@@ -46,20 +46,20 @@ TIMEOUT = 120
 
 
 def scaled(number):
-    "Return the number, or a small one to see only whether it works."
+    "Return the number, or a small one for a quick test of the benchmarks."
     return max(1, number // 20) if QUICK else number
 
 
 def start():
-    "Make the keys that seal and the databases to copy."
+    "Create the encryption key and the databases to copy."
     LOG.unlink(missing_ok=True)
     _, path = tempfile.mkstemp(dir=config.get('database', 'path'))
     Path(path).write_bytes(Fernet.generate_key())
     set_config('authentication_totp', 'encryption_keys', path)
-    # All come from this machine
+    # All requests come from this machine
     set_config('session', 'max_attempt_ip_network', str(10 ** 9))
     if POSTGRESQL:
-        # The tests go without what makes a commit last
+        # The server of the tests runs without durable commits
         execute_server('ALTER SYSTEM SET fsync TO on')
         execute_server('SELECT pg_reload_conf()')
     create_database(BARE)
@@ -69,7 +69,7 @@ def start():
 
 
 def set_config(section, option, value):
-    "Set the option here and for the servers that are started from now on."
+    "Set the option in this process and in servers that start later."
     if not config.has_section(section):
         config.add_section(section)
     config.set(section, option, value)
@@ -77,7 +77,7 @@ def set_config(section, option, value):
 
 
 def execute_server(query):
-    "Execute the statement outside of the databases and transactions."
+    "Execute the statement on the server, outside of a transaction."
     with Transaction().start(None, 0, autocommit=True, close=True) as (
             transaction):
         cursor = transaction.connection.cursor()
@@ -114,7 +114,7 @@ def database_file(name):
 
 
 def new_database(name):
-    "Create and load a copy of the template."
+    "Create and load a copy of the template database."
     create_database(name, TEMPLATE)
     if not Pool.database_list():
         Pool.start()
@@ -131,7 +131,7 @@ def database_version():
 
 
 def execute(database, *queries):
-    "Execute the statements, as text, and return the rows of the last one."
+    "Execute the SQL texts and return the rows of the last one."
     with Transaction().start(database, 0) as transaction:
         cursor = transaction.connection.cursor()
         for query in queries:
@@ -140,7 +140,7 @@ def execute(database, *queries):
 
 
 def count_rows(database, *tables):
-    "Return how many rows each of the tables has."
+    "Return the number of rows of each table."
     return [
         execute(database, f'SELECT COUNT(*) FROM {table}')[0][0]
         for table in tables]
@@ -159,7 +159,7 @@ class User:
 
     @classmethod
     def get(cls, database, first=1, last=None):
-        "Return the users that make_users made with these numbers."
+        "Return the users with these numbers, made by make_users."
         rows = dict(execute(
                 database,
                 "SELECT login, id FROM res_user WHERE login LIKE 'user%'"))
@@ -169,7 +169,7 @@ class User:
             if (login := f'user{i}') in rows]
 
     def code(self, now):
-        "Return the code of the first time step from now that was not used."
+        "Return the next code from now on that the user has not yet used."
         self.step = max(self.step + 1, int(now // PERIOD))
         return self.code_at(self.step)
 
@@ -179,21 +179,21 @@ class User:
 
     @property
     def secret(self):
-        "The key with the parameters of the settings"
+        "Return the key with the parameters of the settings."
         return totp.Secret(self.key, **settings.parameters())
 
 
 def code_at(key, step):
-    "Return the code that an authenticator with the key shows."
+    "Return the code that an authenticator with the key shows at the step."
     return pyotp.TOTP(base64.b32encode(key).decode()).at(step * PERIOD)
 
 
 def make_users(database, count, active=None):
-    """Make users with secret by SQL and return those with a key of their own.
+    """Create users with secrets by SQL and return those who can log in.
 
-    count: how many there are
-    active: how many can log in, all by default; the secrets of the others have
-        the right length only
+    count: the number of users
+    active: the number of those who can log in, all by default; the secrets
+        of the others only have the right length
     """
     with Transaction().start(database, 0):
         filler = seal(User(count, '', bytes(20)))
@@ -246,16 +246,16 @@ def make_users(database, count, active=None):
 
 
 def seal(user):
-    "Return what to store of the user with the key as the only one."
+    "Return the stored form of the user's key as the only one."
     record = Pool().get('res.user')(user.id)
     return record._seal_totp_secrets(1, {1: user.secret})
 
 
 def add_authenticators(database, user, count, now):
-    """Add authenticators as a person does until the user has as many.
+    """Set up authenticators until the user has this many.
 
-    now: the time by the clock, which moves on, in a list
-    Return the keys of those added.
+    now: the current time in a list; the function advances it
+    Return the keys of the new authenticators.
     """
     keys = []
     with patch.object(clock, 'now', lambda: now[0]), \
@@ -280,7 +280,7 @@ def step(user, code):
 
 
 def set_passwords(database, hasher):
-    "Store the hash that the hasher makes of the password for all users."
+    "Store the hash of the password by the hasher for all users."
     execute(
         database,
         f"UPDATE res_user SET password_hash = '{hasher.hash(PASSWORD)}' "
@@ -291,14 +291,14 @@ def set_passwords(database, hasher):
 def serve(
         database, authentications, workers=1, preload=True, cheap=False,
         **environ):
-    """Serve the database until the end of the context.
+    """Serve the database in this context, and yield the port and the process.
 
-    Give the port and the process.
-    authentications: the setting of that name
-    workers: how many processes serve
-    preload: whether they are forked from one that has loaded the database
-    cheap: whether the hash of a password costs nothing
-    environ: further variables of the environment
+    authentications: the value of this setting
+    workers: the number of worker processes
+    preload: whether the workers are forked from a process that has loaded the
+        database
+    cheap: whether the server uses the cheap hash for passwords
+    environ: additional environment variables
     """
     port = free_port()
     environ = {
@@ -334,10 +334,10 @@ def serve(
 
 
 def post(port, path, method, *params, address='127.0.0.1'):
-    """Call the method by JSON-RPC on a connection of its own.
+    """Call the method by JSON-RPC on a new connection.
 
-    address: where it says that it comes from
-    Return the status and the answer, which is None if it is none of JSON.
+    address: the client's IP address that the request claims
+    Return the status and the answer, which is None if it is not JSON.
     """
     connection = http.client.HTTPConnection('127.0.0.1', port, timeout=TIMEOUT)
     try:
@@ -356,7 +356,7 @@ def post(port, path, method, *params, address='127.0.0.1'):
 
 
 def log_in(port, database, user, address='127.0.0.1'):
-    "Log the user in as a client does and return the seconds, None if refused."
+    "Log the user in as a client does; return the seconds, or None if refused."
     parameters = {
         'password': PASSWORD,
         'totp_code': user.code(time.time()),
@@ -370,7 +370,7 @@ def log_in(port, database, user, address='127.0.0.1'):
 
 
 def in_threads(count, function):
-    "Call the function in as many threads, with the number of the thread."
+    "Call the function in this many threads, with the number of the thread."
     threads = [
         threading.Thread(target=function, args=(i,)) for i in range(count)]
     for thread in threads:
@@ -380,13 +380,13 @@ def in_threads(count, function):
 
 
 def cpu_seconds(process):
-    "Return the CPU that the process and its children have used until now."
+    "Return the CPU time of the process and its children, in seconds."
     seconds = 0
     for each in [process, *process.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
             times = each.cpu_times()
             seconds += times.user + times.system
-    # Of the children which have ended
+    # These times are those of the children that have ended
     times = process.cpu_times()
     return seconds + times.children_user + times.children_system
 
@@ -399,7 +399,7 @@ def database_process():
 
 
 def percentile(values, percent):
-    "Return the value which so many percent of the values do not exceed."
+    "Return the value that this percentage of the values do not exceed."
     values = sorted(values)
     return values[max(0, -(-len(values) * percent // 100) - 1)]
 
@@ -410,7 +410,7 @@ def milliseconds(seconds):
 
 
 def spread(values, format_='{:.2f}'):
-    "Return the median of the runs and their range, as text."
+    "Return the median and the range of the runs, as text."
     return '{} ({} to {})'.format(*map(format_.format, [
                 statistics.median(values), min(values), max(values)]))
 

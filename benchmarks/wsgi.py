@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"The application of the servers that the benchmarks start"
+"The WSGI application of the servers that the benchmarks start"
 
 import os
 from unittest.mock import patch

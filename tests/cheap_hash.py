@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"The hash of a password that costs nothing, to see what the rest costs"
+"A hash of the password that costs nothing, to measure everything else"
 
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher

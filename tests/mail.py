@@ -16,11 +16,11 @@ from .tools import ADDRESS, PASSWORD, TOTPTestCase, start_mail_server
 
 
 class Inbox:
-    "What the mail server does with an e-mail"
+    "A mail server's handler that keeps the e-mails it accepts"
 
     def __init__(self):
         self.messages = []
-        # The answers to those addresses that it does not take
+        # The error replies by the addresses that the server refuses
         self.answers = {}
 
     async def handle_RCPT(self, server, session, envelope, address, options):
@@ -36,7 +36,7 @@ class Inbox:
 
 
 class MailTestCase(TOTPTestCase):
-    "Users whose e-mails come to an inbox once the test asks for them"
+    "A mail server whose inbox gets the e-mails when a test asks for them"
 
     def setUp(self):
         super().setUp()
@@ -73,14 +73,14 @@ class MailTestCase(TOTPTestCase):
             self.assertIsNone(self.attempt(login, self.code(95)))
 
     def lock(self, login):
-        "Be wrong until the lock, as somebody patient"
+        "Enter wrong codes until the lockout, with all delays in between"
         for _ in range(100):
             self.guess(login, 1)
             self.now += 3600
 
     def received(self):
-        """The subjects of the e-mails that came since the last time, without
-        the name of the server
+        """Return the subjects of the e-mails that came since the last call,
+        without the name of the server
         """
         self.send_emails()
         subjects = [
@@ -91,7 +91,7 @@ class MailTestCase(TOTPTestCase):
         return subjects
 
     def tasks(self):
-        "The tasks that wait, and those that run later, as pairs with a delay"
+        "Return the unfinished tasks, as pairs of the id and the delay or None"
         with self.transaction():
             Queue = Pool().get('ir.queue')
             return [
@@ -105,7 +105,7 @@ class MailTestCase(TOTPTestCase):
             run_task(DB_NAME, id_)
 
     def told(self, *user_ids, kind='invited'):
-        "Whether each of the users was told of the last event of the kind"
+        "Return for each user whether the last event of the kind was told"
         with self.transaction():
             Event = Pool().get('res.user.totp_event')
             events = [

@@ -22,7 +22,7 @@ GONE = "This device is no longer remembered."
 
 
 class ChosenTestCase(DevicesTestCase):
-    "A user with two remembered devices, and another one with one"
+    "A user with two remembered devices, and another user with one"
 
     def setUp(self):
         super().setUp()
@@ -34,7 +34,7 @@ class ChosenTestCase(DevicesTestCase):
 
     @property
     def ids(self):
-        "The ids of the devices, in the order of the cookies"
+        "Return the ids of the devices, in the order of the cookies"
         return sorted(device.id for device in self.devices(self.user_id))
 
     @property
@@ -43,7 +43,7 @@ class ChosenTestCase(DevicesTestCase):
         return device.id
 
     def assertSkip(self, *skip):
-        "Check which of the cookies skip the code, and that the other's does"
+        "Check which cookies skip the code; that of the other user must"
         self.assertEqual(
             [self.skips(self.login, c) for c in self.cookies], list(skip))
         self.assertTrue(self.skips(self.other, self.other_cookie))
@@ -67,7 +67,7 @@ class ChosenTestCase(DevicesTestCase):
                 context={'_request': {'remote_addr': '198.51.100.9'}}))
 
     def lines(self):
-        "The lines of the devices, after the first has moved"
+        "Return the lines of the devices, after the first device has moved"
         first, second = self.ids
         with self.transaction():
             Device = Pool().get(DEVICE)
@@ -92,7 +92,7 @@ class OwnerTestCase(ChosenTestCase):
         return rpc.call(f'model.{OVERVIEW}.get_devices', context or {})
 
     def test_choices(self):
-        "Test that the owner chooses one or all"
+        "Test that the owner can choose one device or all of them"
         with patch.object(timezone, 'SERVER', timezone.UTC):
             self.move(self.cookies[0])
             self.rpc = self.client(self.login)
@@ -102,14 +102,14 @@ class OwnerTestCase(ChosenTestCase):
         self.assertEqual(len(shown['devices']), 2)
 
     def test_time_zone(self):
-        "Test that the time is that of the server"
+        "Test that times are in the time zone of the server"
         with patch.object(
                 timezone, 'SERVER', ZoneInfo('Pacific/Kiritimati')):
             self.assertIn(
                 "last used 05/18/2033\xa017:34", self.choices(self.rpc)[1][1])
 
     def test_choices_of_others(self):
-        "Test that nobody is shown the devices of others"
+        "Test that users are not shown the devices of others"
         choices = self.choices(self.client(self.other))
         self.assertEqual(
             [key for key, _ in choices], ['all', str(self.other_device)])
@@ -120,13 +120,13 @@ class OwnerTestCase(ChosenTestCase):
             self.assertEqual(self.choices(rpc, context), [ALL])
 
     def test_not_cached(self):
-        "Test that no client keeps the devices"
+        "Test that clients do not cache the devices"
         with self.transaction():
             Overview = Pool().get(OVERVIEW)
             self.assertIsNone(Overview.__rpc__['get_devices'].cache)
 
     def test_visible(self):
-        "Test that the choice is hidden where there is no device"
+        "Test that the choice is hidden if there is no device"
         definition = self.rpc.model(OVERVIEW, 'fields_get', ['device'])
         for devices, invisible in [([], True), ([1], False)]:
             states = PYSONDecoder({'devices': devices}).decode(
@@ -137,7 +137,7 @@ class OwnerTestCase(ChosenTestCase):
         self.assertEqual(shown['devices'], [])
 
     def test_one(self):
-        "Test that one is forgotten and the other one not"
+        "Test that only the chosen device is forgotten"
         first, second = self.ids
         _, shown = self.rpc.overview(
             'forget', code=self.code(), device=str(first))
@@ -148,14 +148,14 @@ class OwnerTestCase(ChosenTestCase):
         self.assertEqual(self.forgotten(), 1)
 
     def test_all(self):
-        "Test that all are forgotten"
+        "Test that all devices are forgotten"
         _, shown = self.rpc.overview('forget', code=self.code(), device='all')
         self.assertEqual(shown['devices'], [])
         self.assertSkip(False, False)
         self.assertEqual(self.forgotten(), 1)
 
     def test_code_first(self):
-        "Test that each choice asks for a code, a wrong one of which counts"
+        "Test that each choice requires a code, and counts a wrong one"
         for count, device in enumerate(['all', str(self.ids[0])], 1):
             self.assertEqual(
                 self.told(self.rpc.overview, 'forget', device=device), BLANK)
@@ -167,7 +167,7 @@ class OwnerTestCase(ChosenTestCase):
         self.assertSkip(True, True)
 
     def test_none(self):
-        "Test that what is no device of the user does nothing"
+        "Test that values that are no device of the user have no effect"
         (known, *_), *_ = self.rows(self.login)
         with self.transaction(self.user_id):
             Device = Pool().get(DEVICE)
@@ -185,7 +185,7 @@ class OwnerTestCase(ChosenTestCase):
         self.assertSkip(True, True)
         self.assertEqual(self.forgotten(), 0)
         self.assertEqual(self.forgotten(self.other_id), 0)
-        # Nor is one that is known only
+        # A known device that is not remembered is refused too
         with self.transaction():
             known, = Device.search([('cookie', '=', cookie)])
         self.assertEqual(
@@ -194,7 +194,7 @@ class OwnerTestCase(ChosenTestCase):
                 device=str(known.id)), GONE)
 
     def test_twice(self):
-        "Test that a device that was forgotten meanwhile is told so"
+        "Test that forgetting a device twice is refused with a message"
         first, _ = self.ids
         self.rpc.overview('forget', code=self.code(), device=str(first))
         self.now += 30
@@ -206,7 +206,7 @@ class OwnerTestCase(ChosenTestCase):
 
 
 class AdministratorTestCase(ChosenTestCase):
-    "Test how administrators see and forget the devices of a user"
+    "Test that administrators see and forget the devices of a user"
 
     def setUp(self):
         super().setUp()
@@ -228,7 +228,7 @@ class AdministratorTestCase(ChosenTestCase):
     def forget(self, rpc, user_id, device, then=None):
         """Run the wizard
 
-        then: the user whom the last request names instead
+        then: the user that the last request names instead, if any
         """
         session_id, _ = self.start(rpc, user_id)
         rpc.call(
@@ -245,7 +245,7 @@ class AdministratorTestCase(ChosenTestCase):
         return values['totp_remembered_devices']
 
     def test_list(self):
-        "Test that those see them who may write the user, and the owner"
+        "Test that only the owner and users who may write it see the devices"
         with patch.object(timezone, 'SERVER', timezone.UTC):
             self.move(self.cookies[0])
             lines = self.lines()
@@ -284,7 +284,7 @@ class AdministratorTestCase(ChosenTestCase):
                 'res.user', 'open_forget_totp_devices', [self.admin_id])
 
     def test_read_only(self):
-        "Test that the list can neither be set nor searched"
+        "Test that the list can be neither set nor searched"
         for method, *args in [
                 ('write', [self.user_id], {'totp_remembered_devices': 'x'}),
                 ('search', [('totp_remembered_devices', 'like', '%')])]:
@@ -293,7 +293,7 @@ class AdministratorTestCase(ChosenTestCase):
         self.assertSkip(True, True)
 
     def test_one(self):
-        "Test that an administrator forgets one, and the owner is told"
+        "Test that an administrator forgets one device, and the owner is told"
         first, second = self.ids
         self.mailer.reset_mock()
         self.forget(self.rpc, self.user_id, str(second))
@@ -307,7 +307,7 @@ class AdministratorTestCase(ChosenTestCase):
             self.assertEqual(event.actor.id, self.admin_id)
 
     def test_all(self):
-        "Test that an administrator forgets all, and no session ends"
+        "Test that an administrator forgets all devices, and no session ends"
         rpc = self.client(self.login)
         self.forget(self.rpc, self.user_id, 'all')
         self.assertSkip(False, False)
@@ -315,7 +315,7 @@ class AdministratorTestCase(ChosenTestCase):
         self.assertTrue(rpc.model('res.user', 'read', [self.user_id], ['id']))
 
     def test_none(self):
-        "Test that what is no device of the user is refused"
+        "Test that values that are no device of the user are refused"
         for device in [
                 None, '', 'x', [], True, str(self.other_device)]:
             with self.subTest(device=device):
@@ -327,7 +327,7 @@ class AdministratorTestCase(ChosenTestCase):
         self.assertEqual(self.forgotten(self.other_id), 0)
 
     def test_own(self):
-        "Test that administrators forget their own, as it opens nothing"
+        "Test that administrators can forget their own devices without a code"
         cookie = self.remember(self.admin)
         device, = self.devices(self.admin_id)
         self.rpc = self.client(self.admin)
@@ -340,7 +340,7 @@ class AdministratorTestCase(ChosenTestCase):
         self.assertTrue(self.stored_secret(self.admin_id))
 
     def test_others(self):
-        "Test that who may not write a user neither sees nor forgets"
+        "Test that users without write access neither see nor forget devices"
         manager, _ = self.manager(self.other_id)
         for visitor in [manager, self.other, self.login]:
             rpc = self.client(visitor)
@@ -358,7 +358,7 @@ class AdministratorTestCase(ChosenTestCase):
             self.forget(rpc, self.other_id, 'all', then=self.user_id)
         self.assertSkip(True, True)
         self.assertEqual(self.forgotten(), 0)
-        # What the page names does not count, the record does
+        # The record of the request counts, not the user that the page names
         session_id, _ = self.start(rpc, self.other_id)
         rpc.call(
             f'{PREFIX}.execute', session_id,
@@ -368,7 +368,7 @@ class AdministratorTestCase(ChosenTestCase):
         self.assertEqual(len(self.ids), 2)
 
     def test_without_user(self):
-        "Test that the wizard takes no request without a user"
+        "Test that the wizard refuses requests without a user"
         for context in [
                 {}, {'active_model': 'res.user'},
                 {'active_model': 'res.user', 'active_id': None},

@@ -57,10 +57,10 @@ class CommandMixin:
     loaded = False
 
     def main(self, *args, stderr=None):
-        "Return exit code, standard output and error"
+        "Return the exit code, the standard output and the standard error"
         stdout, stderr = io.StringIO(), stderr or io.StringIO()
-        # Only the first command of a test loads the database, as loading it
-        # takes longer than all the rest
+        # Only the first command of a test loads the database, because loading
+        # takes longer than everything else
         init = Mock() if self.loaded else Pool.init
         self.loaded = True
         with patch.object(Pool, 'init', init), \
@@ -70,7 +70,7 @@ class CommandMixin:
                 code = 0
             except SystemExit as exit:
                 code = exit.code
-                # As Python does
+                # Python does the same at the end of a process
                 if isinstance(code, str):
                     print(code, file=stderr)
                     code = 1
@@ -86,13 +86,13 @@ class CommandMixin:
 
 
 class CommandTestCase(CommandMixin, TOTPTestCase):
-    "Test what the command does to the users (law 8)"
+    "Test the effects of the command on users (law 8)"
 
     def setUp(self):
         super().setUp()
         self.key1, self.key2, self.key3 = [
             Fernet.generate_key().decode() for _ in range(3)]
-        # Other tests have left secrets
+        # Earlier tests have left secrets
         with self.transaction() as transaction:
             table = Pool().get('res.user').__table__()
             transaction.connection.cursor().execute(*table.update(
@@ -118,7 +118,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
             User.write([User(user_id)], {'active': False})
 
     def stored(self, user_id):
-        "The secrets stored, in force and waiting"
+        "Return the stored secrets, in force and pending"
         with self.transaction():
             table = Pool().get('res.user').__table__()
         row, = self.sql(table.select(
@@ -133,8 +133,8 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
             Fernet(key).decrypt(text)
 
     def hook_seal(self, hook):
-        "Call the hook with the owner when a new text is about to be stored"
-        # The class of the module, as the command builds those of the pool anew
+        "Call the hook with the owner's id before a new secret is stored"
+        # Patch the module's class, as the command builds the pool anew
         seal_secrets = sealed.User._seal_totp_secrets
 
         def hooked(user, *args):
@@ -144,7 +144,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         return patch.object(sealed.User, '_seal_totp_secrets', hooked)
 
     def test_status(self):
-        "Test the lines of the users who have TOTP"
+        "Test the lines about the users who have TOTP"
         alice, _ = self.user(KEY)
         bob, bob_id = self.user(KEY)
         carol, _ = self.user()
@@ -174,7 +174,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         self.assertEqual(self.assertDone('status', carol), f'{carol}: off\n')
 
     def test_status_unreadable(self):
-        "Test that secrets which no key decrypts are marked, and the exit code"
+        "Test that unreadable secrets are marked, and the exit code"
         self.set_keys(self.key1)
         lost, _ = self.user(KEY)
         self.set_keys(self.key2)
@@ -224,7 +224,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
             error, "users with a secret that no key decrypts: 1\n")
 
     def test_status_one_line(self):
-        "Test that a login which holds a line's end makes no line"
+        "Test that a login with line breaks is printed on one line"
         login, user_id = self.user(KEY)
         with self.transaction():
             User = Pool().get('res.user')
@@ -234,7 +234,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         self.assertTrue(output.startswith(f'{login} {login}: on'))
 
     def test_unknown_login(self):
-        "Test that an unknown login is an error, and the root user too"
+        "Test that an unknown login is an error, and so is the root user's"
         for name in ['status', 'reset', 'unlock']:
             for login in ['nobody', '', 'root', '%']:
                 with self.subTest(name=name, login=login):
@@ -243,7 +243,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
                         name, login)
 
     def test_reset(self):
-        "Test that the key is taken away and the owner is told"
+        "Test that the key is removed and the owner is told"
         login, user_id = self.user(KEY)
         _, other_id = self.user(KEY)
         self.start_setup(login, self.code())
@@ -251,13 +251,13 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
             self.assertDone('reset', login), f'TOTP was reset for "{login}"\n')
         self.assertEqual(self.stored(user_id), [])
         self.assertEqual(self.events(user_id), ['set_up', 'reset'])
-        # The set-up of both, and the reset
+        # Two setups and the reset
         self.assertEqual(self.mailer.submit.call_count, 3)
         self.assertTrue(self.stored(other_id))
         self.assertEqual(self.events(other_id), ['set_up'])
 
     def test_reset_inactive(self):
-        "Test that the user may be inactive"
+        "Test that an inactive user can be reset"
         login, user_id = self.user(KEY)
         self.deactivate(user_id)
         self.assertDone('reset', login)
@@ -265,7 +265,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         self.assertEqual(self.events(user_id), ['set_up', 'reset'])
 
     def test_unlock(self):
-        "Test that the user gets in again"
+        "Test that the user can log in again"
         self.set_totp('max_failures', '3')
         login, user_id = self.user(KEY)
         for _ in range(3):
@@ -279,7 +279,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         self.assertEqual(self.events(user_id)[-1], 'unlocked')
 
     def test_reseal(self):
-        "Test that the secrets in clear and of an old key are sealed anew"
+        "Test that secrets without a key or with an old one are encrypted anew"
         clear, clear_id = self.user(KEY)
         _, none_id = self.user()
         self.set_keys(self.key1)
@@ -292,7 +292,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         self.assertEqual(
             self.assertDone('reseal'),
             "all secrets are encrypted with the first key, users: 4\n")
-        # The old key is needed no more
+        # The old key is no longer needed
         self.set_keys(self.key2)
         for login, user_id in [(clear, clear_id), (old, old_id)]:
             self.assertSealed(user_id, self.key2)
@@ -304,7 +304,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         self.assertEqual(self.events(new_id), ['set_up'])
 
     def test_reseal_pending(self):
-        "Test that a secret that waits for its proof is sealed and proved"
+        "Test that a pending secret is encrypted, and can be confirmed later"
         for keys in [[], [self.key1]]:
             with self.subTest(keys=keys):
                 if keys:
@@ -334,7 +334,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         self.assertEqual(self.events(user_id), ['set_up', 'resealed'])
 
     def test_reseal_without_keys(self):
-        "Test that there must be a key to seal with"
+        "Test that the command fails without an encryption key"
         self.set_totp('encryption_keys', '')
         self.user(KEY)
         self.assertFails(
@@ -342,7 +342,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
             "there is no key to encrypt with", 'reseal')
 
     def test_reseal_unreadable(self):
-        "Test that a secret that opens with no key is named and left"
+        "Test that unreadable secrets are named and stay unchanged"
         self.set_keys(self.key1)
         lost, lost_id = self.user(KEY)
         waiting, waiting_id = self.user()
@@ -351,7 +351,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         _, good_id = self.user(KEY)
         self.set_keys(self.key2, self.key3)
         copied, copied_id = self.user(KEY)
-        # The first key opens it, but not for its owner
+        # The first key decrypts this secret, but only for its owner
         self.put_secret(copied_id, seal_set(good_id, secret_from(KEY)))
         bad = [lost_id, waiting_id, copied_id]
         before = [self.stored(id_) for id_ in bad]
@@ -369,7 +369,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         self.assertSealed(good_id, self.key2)
 
     def test_reseal_restarted(self):
-        "Test that it goes on after an interruption"
+        "Test that a second run continues after an interruption"
         users = [self.user(KEY)[1] for _ in range(5)]
         self.set_keys(self.key1)
         calls = []
@@ -381,7 +381,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         with patch.object(command, '_BATCH', 2):
             with self.hook_seal(interrupt):
                 self.assertFails("interrupted", 'reseal')
-            # What was done stays, and nothing is half done
+            # Finished batches stay, and the interrupted one is undone
             for user_id in users[:2]:
                 self.assertSealed(user_id, self.key1)
             for user_id in users[2:]:
@@ -394,7 +394,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         self.assertEqual(done, [self.stored(id_) for id_ in users[:2]])
 
     def test_reseal_again(self):
-        "Test that a batch is tried again if the database refuses it"
+        "Test that a batch is tried again after an error of the database"
         _, user_id = self.user(KEY)
         self.set_keys(self.key1)
         calls = []
@@ -416,7 +416,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         self.assertSealed(user_id, self.key1)
 
     def test_reseal_replaced(self):
-        "Test that a secret which changed meanwhile is not overwritten"
+        "Test that a secret that changes at the same time is not overwritten"
         _, user_id = self.user(KEY)
         self.set_keys(self.key1)
         other = seal_set(user_id, secret_from(OTHER_KEY))
@@ -433,7 +433,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
     @unittest.skipUnless(
         backend.name == 'postgresql', "an SQLite in memory has one thread")
     def test_reseal_and_login(self):
-        "Test a login between the reading and the writing of the reseal"
+        "Test a login between reading and writing a secret"
         login, user_id = self.user(KEY)
         self.set_keys(self.key1)
         logins = []
@@ -456,7 +456,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
     @unittest.skipUnless(
         backend.name == 'postgresql', "an SQLite in memory has one thread")
     def test_reseal_beside_logins(self):
-        "Test that all get in and all secrets are sealed at the same time"
+        "Test that logins and the command work at the same time"
         users = [self.user(KEY) for _ in range(12)]
         keys = []
         for key in [self.key1, self.key2, self.key3]:
@@ -483,19 +483,19 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
                     'resealed'] * 3)
 
     def test_login_with_unreadable_pending(self):
-        "Test that a waiting secret which does not open stops no login"
+        "Test that an unreadable pending secret stops no login"
         login, user_id = self.user(KEY)
         with self.transaction():
             codes = Pool().get('res.user.totp_recovery_code').renew(user_id)
         self.set_keys(self.key1)
-        # A code would also seal the secret in force
+        # A code would also encrypt the secret in force
         self.start_setup(login, codes[0])
         self.set_keys(self.key2)
         self.assertEqual(self.log_in(login), user_id)
         Fernet(self.key2).decrypt(self.stored_secret(user_id))
 
     def test_progress(self):
-        "Test that a user at a terminal sees a bar"
+        "Test that a user at a terminal sees a progress bar"
         for _ in range(4):
             self.user(KEY)
         self.set_keys(self.key1)
@@ -507,7 +507,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
             f"\r[{'#' * 20}{' ' * 20}] 50%\r[{'#' * 40}] 100%\n")
 
     def test_not_reachable(self):
-        "Test that a server which cannot be reached is told in one line"
+        "Test that an unreachable database server is reported in one line"
         with patch.object(
                 Transaction, 'start',
                 side_effect=backend.DatabaseOperationalError("no\nserver")):
@@ -539,7 +539,7 @@ class ProcessMixin:
 @unittest.skipUnless(
     backend.name == 'sqlite', "the database in a file is the same again")
 class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
-    "Test the command as a process, with a SQLite in a file"
+    "Test the command as a process, with a SQLite file"
 
     @classmethod
     def setUpClass(cls):
@@ -579,7 +579,7 @@ class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
         self.assertIs(entry_point.load(), command.main)
 
     def test_help(self):
-        "Test that the help says how to call each subcommand"
+        "Test that the help shows the usage of each subcommand"
         code, output, _ = self.run_command('--help')
         self.assertEqual(code, 0)
         for name in [
@@ -592,7 +592,7 @@ class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
         self.assertTrue(all(len(line) < 80 for line in output.splitlines()))
 
     def test_usage(self):
-        "Test that a wrong usage is told as such"
+        "Test that wrong usage is reported as such"
         for args in [
                 [], ['status'], ['-d', 'full'], ['-d', 'full', 'unknown'],
                 ['-d', 'full', 'reset'], ['-d', 'full', 'unlock'],
@@ -605,7 +605,7 @@ class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
                 self.assertNotIn('Traceback', error)
 
     def test_genkey(self):
-        "Test that a key is made without database, configuration and keys"
+        "Test that genkey needs no database, no configuration and no key"
         keys = set()
         for env in [{}, {
                     'TRYTOND_AUTHENTICATION_TOTP__ENCRYPTION_KEYS':
@@ -618,7 +618,7 @@ class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
         self.assertEqual(len(keys), 2)
 
     def test_status_and_reseal(self):
-        "Test what the configuration says, of one file or several"
+        "Test that the configuration may consist of one file or several"
         keys = self.write(
             'keys', Fernet.generate_key().decode())
         more = self.write(
@@ -643,7 +643,7 @@ class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
         self.assertEqual(code, 1)
 
     def test_unknown(self):
-        "Test what is told about a login, a database or a module not there"
+        "Test the errors for an unknown login, database or module"
         for database, message in [
                 ('full', 'there is no user with the login "nobody"'),
                 ('nothing', 'there is no Tryton database "nothing"'),
@@ -657,7 +657,7 @@ class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
                     'nobody')
 
     def test_configuration(self):
-        "Test what is told about a configuration that is wrong"
+        "Test the errors for wrong configurations"
         args = ['-d', 'full', 'status']
         missing = str(self.folder / 'missing.conf')
         self.assertFails(
@@ -678,7 +678,7 @@ class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
             TRYTOND_AUTHENTICATION_TOTP__PERIOD='7')
 
     def test_verbose(self):
-        "Test that the log is shown to a user who asks for it"
+        "Test that the log is shown on request"
         code, output, error = self.run_command(
             '-vv', '-c', self.config, '-d', 'full', 'status', 'alice')
         self.assertEqual((code, output), (0, 'alice: off\n'))
@@ -693,7 +693,7 @@ class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
             self.run_command(
                 '-c', self.config, '-d', 'full', 'unlock', 'admin',
                 TRYTOND_EMAIL__URI=f'smtp://127.0.0.1:{server.port}',
-                # The TLS of a proxy
+                # Links use https because of this setting
                 TRYTOND_SSL__CERTIFICATE='true',
                 TRYTOND_WEB__HOSTNAME='tryton.example.com:8443',
                 TRYTOND_WEB__ROOT_PATH='/erp'),
@@ -707,7 +707,7 @@ class FrontDoorTestCase(ProcessMixin, unittest.TestCase):
             self.assertIn(line, text)
 
     def test_mail_server_not_reachable(self):
-        "Test that no mail server is needed"
+        "Test that the command works without a mail server"
         self.assertEqual(
             self.run_command(
                 '-c', self.config, '-d', 'full', 'unlock', 'alice',
@@ -721,7 +721,7 @@ class PostgreSQLTestCase(ProcessMixin, TOTPTestCase):
     "Test the command as a process, with PostgreSQL"
 
     def test_messages(self):
-        "Test that PostgreSQL tells no more than SQLite"
+        "Test that errors of PostgreSQL reveal no more than those of SQLite"
         uri = os.environ['TRYTOND_DATABASE_URI']
         args = ['status', 'nobody']
         for database, message in [

@@ -20,11 +20,11 @@ ANSWER = "TOTP was reset, users: %d\n"
 
 
 class ResetTestCase(CommandMixin, MailTestCase):
-    "Test that the command resets all users, after it has asked (law 8)"
+    "Test that the command resets all users after a confirmation (law 8)"
 
     def setUp(self):
         super().setUp()
-        # Other tests have left secrets
+        # Earlier tests have left secrets
         with self.transaction() as transaction:
             User = Pool().get('res.user')
             table = User.__table__()
@@ -50,7 +50,7 @@ class ResetTestCase(CommandMixin, MailTestCase):
         self.assertEqual(len(self.received()), 5 if told else 0)
 
     def test_all(self):
-        "Test that every user with TOTP is reset, and told"
+        "Test that each user with TOTP is reset and told"
         with patch.object(command, '_BATCH', 2):
             self.assertReset('--yes')
 
@@ -59,7 +59,7 @@ class ResetTestCase(CommandMixin, MailTestCase):
         self.assertReset('--yes', '--quiet', told=False)
 
     def test_quiet_login(self):
-        "Test that one user is reset without an e-mail as well"
+        "Test that one user can be reset without an e-mail"
         with self.transaction():
             login = Pool().get('res.user')(self.users[1]).login
         self.assertDone('reset', '--quiet', login)
@@ -68,7 +68,7 @@ class ResetTestCase(CommandMixin, MailTestCase):
         self.assertEqual(self.received(), [])
 
     def test_without_key(self):
-        "Test that no key has to open the secrets"
+        "Test that the reset needs no key for the secrets"
         for key in [[Fernet.generate_key().decode()], []]:
             with self.subTest(key=key):
                 self.set_keys(Fernet.generate_key().decode())
@@ -86,7 +86,7 @@ class ResetTestCase(CommandMixin, MailTestCase):
             return self.main('reset', '--all')
 
     def test_confirm(self):
-        "Test that nothing is reset unless the user at the terminal agrees"
+        "Test that nothing is reset unless the user confirms at the terminal"
         question = (
             f"Reset TOTP of 5 users of the database {DB_NAME}? [y/N] ")
         for answer in ['', '\n', 'n\n', 'no\n', 'yolo\n']:
@@ -97,11 +97,11 @@ class ResetTestCase(CommandMixin, MailTestCase):
                 self.assertEqual(self.enabled(), [True] * 5)
         self.assertEqual(self.ask('y\n'), (0, ANSWER % 5, question))
         self.assertEqual(self.enabled(), [False] * 5)
-        # Nobody is left, so there is nothing to ask
+        # No user with TOTP is left, so the command does not ask
         self.assertEqual(self.ask(''), (0, ANSWER % 0, ''))
 
     def test_no_terminal(self):
-        "Test that a script has to confirm"
+        "Test that a script must use an option to confirm"
         with patch('sys.stdin', io.StringIO('y\n')):
             self.assertFails(
                 "no terminal to ask for confirmation: add --yes",
@@ -109,7 +109,7 @@ class ResetTestCase(CommandMixin, MailTestCase):
         self.assertEqual(self.enabled(), [True] * 5)
 
     def test_usage(self):
-        "Test that it is one login or all"
+        "Test that the command needs either one login or the option for all"
         for args in [[], ['alice', '--all', '--yes'], ['--quiet']]:
             with self.subTest(args=args):
                 code, output, error = self.main('reset', *args)
@@ -118,8 +118,8 @@ class ResetTestCase(CommandMixin, MailTestCase):
         self.assertEqual(self.enabled(), [True] * 5)
 
     def test_interrupted(self):
-        "Test that it goes on after an interruption"
-        # That of the module, as the command builds the pool anew
+        "Test that a second run continues after an interruption"
+        # Patch the module's function, as the command builds the pool anew
         reset = enrolment.User.reset_totp.__func__
         for error, message in [
                 (KeyboardInterrupt, "interrupted"),

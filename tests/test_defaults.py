@@ -10,10 +10,10 @@ from .tools import KEY, Refused, TOTPTestCase, right_code
 
 
 class DefaultsTestCase(DevicesTestCase):
-    "Test that the context of a client sets nothing by defaults"
+    "Test that a client's context cannot set values by defaults"
 
     def test_device(self):
-        "Test that no default makes a remembered device"
+        "Test that a default cannot make a remembered device"
         login, user_id = self.user(KEY)
         rpc = self.client(login)
         for generation in range(5):
@@ -30,7 +30,7 @@ class DefaultsTestCase(DevicesTestCase):
         return clock.second(self.now - DAY)
 
     def test_secret(self):
-        "Test that no default becomes a secret of a new user"
+        "Test that a default cannot become the secret of a new user"
         admin, _ = self.user(administrator=True)
         rpc = self.client(admin)
         user_id, = rpc.call('model.res.user.create', [{
@@ -49,11 +49,11 @@ class DefaultsTestCase(DevicesTestCase):
 
 
 class PagesTestCase(TOTPTestCase):
-    "Test what a wizard takes beside the fields of its pages"
+    "Test which data a wizard accepts besides the fields of its pages"
     authentications = 'password'
 
     def test_refused(self):
-        "Test that nothing else is set, and that no class is changed"
+        "Test that other data are refused, and change no class"
         login, _ = self.user(KEY)
         rpc = self.client(login)
         with self.transaction():
@@ -69,13 +69,13 @@ class PagesTestCase(TOTPTestCase):
             with self.subTest(data=data):
                 with self.assertRaises(Refused) as context:
                     rpc.wizard('execute', session_id, data, start)
-                # JSON itself knows no such object
+                # The JSON decoder itself refuses such objects
                 self.assertIn(context.exception.args[0], {'UserError', 400})
         self.assertEqual(dict(vars(Wizard)), before)
         rpc.wizard('execute', session_id, {'overview': {'id': -1}}, start)
 
     def test_guesses(self):
-        "Test that a new key ends after ten codes, right or wrong"
+        "Test that a new key expires after ten codes, right or wrong"
         for wrong in [9, 10]:
             with self.subTest(wrong=wrong):
                 login, user_id = self.user()
@@ -96,7 +96,7 @@ class PagesTestCase(TOTPTestCase):
                     bool(self.stored_secret(user_id)), wrong == 9)
 
     def test_numbers(self):
-        "Test that an odd number of an authenticator is none"
+        "Test that odd numbers of authenticators are refused"
         login, _ = self.user(KEY)
         rpc = self.client(login)
         for number in [10 ** 30, -1, 1.5, True, [], {}, 'x', None]:

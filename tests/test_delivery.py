@@ -17,16 +17,16 @@ SENT = "A used code was entered again for %s"
 
 
 class DeliveryTestCase(MailTestCase):
-    "Test that told means accepted by a mail server, or queued (law 7)"
+    "Test that told means accepted by the mail server or the queue (law 7)"
 
     def replay(self, login):
-        "Cause an event of which the owner is told"
+        "Cause an event that is told to the owner"
         self.attempt(login, self.code())
         self.attempt(login, self.code(-1))
         self.now += 30
 
     def fail_to_send(self):
-        "Return the lines that the log has afterwards"
+        "Send the e-mails, which must fail, and return the lines of the log"
         with self.assertLogs(LOGGER, 'ERROR') as logs:
             self.assertEqual(self.received(), [])
         for record in logs.records:
@@ -47,7 +47,7 @@ class DeliveryTestCase(MailTestCase):
         self.assertEqual(self.told(user_id, kind='replayed'), [True])
 
     def test_down(self):
-        "Test that an e-mail that did not leave does not block the next one"
+        "Test that an unsent e-mail does not block the next one"
         login, user_id = self.user_with_totp()
         self.stop_server()
         self.replay(login)
@@ -60,7 +60,7 @@ class DeliveryTestCase(MailTestCase):
         self.assertEqual(self.told(user_id, kind='replayed'), [True])
 
     def test_down_for_many(self):
-        "Test that a mail server that is down is one line, without a password"
+        "Test that an unreachable server is one log line, without a password"
         self.set_config('email', 'uri', 'smtp://me:hunter2@127.0.0.1:1')
         users = [self.user()[1] for _ in range(20)]
         self.invite(*users)
@@ -69,7 +69,7 @@ class DeliveryTestCase(MailTestCase):
         self.assertEqual(self.told(*users), [False] * 20)
 
     def test_wrong_uri(self):
-        "Test that no part of the password of a wrong URI is in the log"
+        "Test that the log contains no part of the password of a wrong URI"
         for uri in [
                 'smtp://me:hunter2#x@127.0.0.1:25', 'smtp://me:hunter2',
                 'smtp://me:hunter2@127.0.0.1:1?timeout=hunter2',
@@ -82,7 +82,7 @@ class DeliveryTestCase(MailTestCase):
                 self.assertEqual(self.told(user_id), [False])
 
     def test_refused(self):
-        "Test that a bad address loses only its own e-mail"
+        "Test that a bad address stops only its own e-mail"
         for answer in ['550 no such user', '451 come back later']:
             with self.subTest(answer=answer):
                 logins, users = zip(
@@ -100,7 +100,7 @@ class DeliveryTestCase(MailTestCase):
                     self.told(*users), [False, True, False, True, False])
 
     def test_connection_ends(self):
-        "Test a mail server that takes only two e-mails by one connection"
+        "Test a mail server that accepts only two e-mails per connection"
         users = [self.user()[1] for _ in range(5)]
         self.invite(*users)
         handle = self.inbox.handle_DATA
@@ -115,7 +115,7 @@ class DeliveryTestCase(MailTestCase):
         self.assertEqual(self.told(*users), [True] * 5)
 
     def test_hanging(self):
-        "Test that an e-mail is on its way for some minutes, and not told"
+        "Test that a hanging e-mail does not count as told"
         server = socket.create_server(('127.0.0.1', 0))
         self.addCleanup(server.close)
         _, port = server.getsockname()
@@ -124,7 +124,7 @@ class DeliveryTestCase(MailTestCase):
         self.set_config('email', 'uri', f'smtp://127.0.0.1:{port}?timeout=1')
         self.replay(login)
         self.replay(login)
-        # The second one waits for what becomes of the first
+        # The second event sends nothing until the first e-mail has a result
         self.assertEqual(self.mailer.submit.call_count, 1)
         self.fail_to_send()
         self.assertEqual(self.told(user_id, kind='replayed'), [False])
@@ -133,7 +133,7 @@ class DeliveryTestCase(MailTestCase):
         self.assertEqual(self.received(), [SENT % login])
 
     def test_crash(self):
-        "Test that a server that stops blocks the next e-mail for minutes only"
+        "Test that a server crash blocks the next e-mail for minutes only"
         login, user_id = self.user_with_totp()
         self.replay(login)
         self.mailer.reset_mock()
@@ -145,7 +145,7 @@ class DeliveryTestCase(MailTestCase):
         self.assertEqual(self.received(), [SENT % login])
 
     def test_transaction(self):
-        "Test that no transaction is open while the mail server is talked to"
+        "Test that no transaction is open while the mail server is in use"
         login, _ = self.user_with_totp()
         send = smtplib.SMTP.send_message
         connections = []
@@ -169,7 +169,7 @@ class DeliveryTestCase(MailTestCase):
         return login, user_id
 
     def test_worker(self):
-        "Test that the queue has accepted what it tries again"
+        "Test that a queued e-mail counts as told"
         login, user_id = self.worker_user()
         self.assertEqual(self.told(user_id, kind='replayed'), [True])
         self.run_tasks()
@@ -178,7 +178,7 @@ class DeliveryTestCase(MailTestCase):
         self.assertEqual(self.told(user_id, kind='replayed'), [True])
 
     def test_worker_down(self):
-        "Test that a worker tries again later, and sends the e-mail once"
+        "Test that a worker tries again later, and sends one e-mail"
         login, user_id = self.worker_user()
         self.stop_server()
         for _ in range(3):
@@ -186,7 +186,7 @@ class DeliveryTestCase(MailTestCase):
             self.fail_to_send()
             self.assertEqual(len(self.tasks()), 1)
             self.assertEqual(self.told(user_id, kind='replayed'), [True])
-        # Nor does the next event within the hour tell
+        # The next event within the hour sends no e-mail either
         self.replay(login)
         self.assertEqual(len(self.tasks()), 1)
         self.start_server()
@@ -195,7 +195,7 @@ class DeliveryTestCase(MailTestCase):
         self.assertEqual(self.tasks(), [])
 
     def test_worker_gives_up(self):
-        "Test that a worker tries for a day, less and less often"
+        "Test that a worker tries again for a day, with growing delays"
         login, user_id = self.worker_user()
         self.stop_server()
         delays = []
@@ -218,7 +218,7 @@ class DeliveryTestCase(MailTestCase):
         self.assertEqual(self.received(), [SENT % login])
 
     def test_worker_refused(self):
-        "Test that a worker does not try again what is refused for good"
+        "Test that a worker does not send again after a permanent refusal"
         login, user_id = self.user_with_totp()
         other, other_id = self.user_with_totp()
         self.set_config('queue', 'worker', 'True')
@@ -237,7 +237,7 @@ class DeliveryTestCase(MailTestCase):
         self.assertEqual(self.tasks(), [])
 
     def test_worker_crash(self):
-        "Test that a worker that stops meanwhile loses no e-mail"
+        "Test that a worker that crashes loses no e-mail"
         login, _ = self.worker_user()
         self.run_tasks()
         self.mailer.reset_mock()
@@ -247,10 +247,10 @@ class DeliveryTestCase(MailTestCase):
         self.assertEqual(self.received(), [])
 
     def test_uwsgi(self):
-        "Test that the log says at start if uWSGI sends no e-mails"
+        "Test that the log says at start if e-mails cannot be sent under uWSGI"
         for has_threads in [0, 1]:
             uwsgi = type('uwsgi', (), {'has_threads': has_threads})
-            # There is one line at least
+            # Make at least one line, which assertLogs requires
             self.set_config('session', 'authentications', 'topt')
             with patch.dict('sys.modules', {'uwsgi': uwsgi}), \
                     self.assertLogs(LOGGER, 'ERROR') as logs:

@@ -17,10 +17,10 @@ from .tools import ADDRESS, KEY, PASSWORD, RPC, Refused
 
 
 class DeviceSessionTestCase(DevicesTestCase):
-    "Test which sessions make a remembered device"
+    "Test which sessions can make a remembered device"
 
     def test_once(self):
-        "Test that a login with a code makes one remembered device"
+        "Test that a login with a code makes only one remembered device"
         login, user_id = self.user(KEY)
         rpc = self.log_in_with_code(login)
         self.assertTrue(self.skips(login, self.renew(rpc)))
@@ -29,7 +29,7 @@ class DeviceSessionTestCase(DevicesTestCase):
         self.assertEqual(len(self.devices(user_id)), 1)
 
     def test_once_known(self):
-        "Test that a device known before is the only one too"
+        "Test that a known device becomes the only remembered one"
         login, user_id = self.user(KEY)
         cookie = self.remember(login)
         rpc = self.log_in_with_code(login, cookie)
@@ -58,7 +58,7 @@ class DeviceSessionTestCase(DevicesTestCase):
         self.assertTrue(self.skips(login, cookie))
 
     def test_late(self):
-        "Test that a session makes none some minutes after its login"
+        "Test that a session makes no remembered device if it asks too late"
         login, _ = self.user(KEY)
         for seconds, expected in [(299, True), (300, False), (-1, False)]:
             with self.subTest(seconds=seconds):
@@ -69,7 +69,7 @@ class DeviceSessionTestCase(DevicesTestCase):
                 self.assertEqual(self.skips(login, cookie), expected)
 
     def test_late_is_final(self):
-        "Test that setting the clock back does not help"
+        "Test that setting the clock back does not extend the time limit"
         login, _ = self.user(KEY)
         rpc = self.log_in_with_code(login)
         self.now += 300
@@ -78,7 +78,7 @@ class DeviceSessionTestCase(DevicesTestCase):
         self.assertFalse(self.skips(login, self.renew(rpc)))
 
     def test_other_session(self):
-        "Test that only the session of the login with a code makes one"
+        "Test that only the session of a login with a code makes one"
         login, user_id = self.user(KEY)
         other, _ = self.user(KEY)
         stolen = self.client(login)
@@ -86,7 +86,7 @@ class DeviceSessionTestCase(DevicesTestCase):
         rpc = self.log_in_with_code(login)
         for client, who in [(stolen, login), (stranger, other)]:
             self.assertFalse(self.skips(who, self.renew(client)))
-        # The session was checked in this thread just before
+        # This thread has just checked the session
         rpc.model('res.user', 'get_preferences', True)
         for context in [{}, {'_request': {'remote_addr': ADDRESS}}]:
             with Transaction().start(DB_NAME, user_id, context=context):
@@ -95,12 +95,12 @@ class DeviceSessionTestCase(DevicesTestCase):
         self.assertTrue(self.skips(login, self.renew(rpc)))
 
     def test_left_over(self):
-        "Test that a login without a session leaves nothing to another one"
+        "Test that a login without a session leaves no mark to another session"
         login, user_id = self.user(KEY)
         _, other_id = self.user(KEY)
         request = {'remote_addr': ADDRESS}
         of_request = {'_request': request}
-        # Such as a module begins that accepts users in its own way
+        # A module with its own way of login may begin such sessions
         for login_context, next_id, context in [
                 (of_request, user_id, {}),
                 (of_request, user_id, {'_request': dict(request)}),
@@ -122,7 +122,7 @@ class DeviceSessionTestCase(DevicesTestCase):
                     self.assertIsNone(session.totp_accepted)
 
     def test_login_again(self):
-        "Test that a login without a code forgets what the one before left"
+        "Test that a login without a code clears the note of the login before"
         login, user_id = self.user(KEY)
         cookie = self.remember(login)
         self.now += 30
@@ -140,7 +140,7 @@ class DeviceSessionTestCase(DevicesTestCase):
             self.assertIsNone(session.totp_accepted)
 
     def test_client_values(self):
-        "Test that nothing that a client sends makes a remembered device"
+        "Test that no values from a client make a remembered device"
         login, user_id = self.user(KEY)
         accepted = {
             'totp_accepted': True, 'totp_generation': 1,
@@ -150,7 +150,7 @@ class DeviceSessionTestCase(DevicesTestCase):
                 try:
                     self.assertIsNone(self.log_in(login, cookie, **accepted))
                 except Refused as refused:
-                    # As core answers what is no text
+                    # Core refuses cookies that are not text
                     self.assertNotIsInstance(refused.args[0], int)
                 self.forget_attempts()
         rpc = self.client(login)
@@ -180,7 +180,7 @@ class DeviceSessionTestCase(DevicesTestCase):
                 rpc.model('res.user', method, *params)
 
     def test_failed_login(self):
-        "Test that a used code leaves no mark"
+        "Test that a used code leaves no mark on a session"
         login, user_id = self.user(KEY)
         code = self.code()
         self.assertTrue(self.log_in(login, totp_code=code))
@@ -193,7 +193,7 @@ class DeviceSessionTestCase(DevicesTestCase):
                 [clock.second(self.now)])
 
     def test_copy(self):
-        "Test that a copy of a row by server code is not remembered"
+        "Test that a row copied by server code is not remembered"
         login, user_id = self.user(KEY)
         self.remember(login)
         with self.transaction():
@@ -207,7 +207,7 @@ class DeviceSessionTestCase(DevicesTestCase):
 @unittest.skipUnless(
     backend.name == 'postgresql', "an SQLite in memory has one thread")
 class DeviceConcurrencyTestCase(DevicesTestCase):
-    "Test what happens at the same time"
+    "Test simultaneous logins and renewals"
 
     def test_logins(self):
         "Test 32 logins from the same remembered device"
@@ -238,7 +238,7 @@ class DeviceConcurrencyTestCase(DevicesTestCase):
         self.assertEqual(len(self.devices(user_id)), 1)
 
     def test_one_session(self):
-        "Test that a session makes one remembered device out of 32"
+        "Test that 32 requests of a session make one remembered device"
         login, user_id = self.user(KEY)
         rpc = self.log_in_with_code(login)
         clients = []
@@ -253,7 +253,7 @@ class DeviceConcurrencyTestCase(DevicesTestCase):
         self.assertEqual(len(self.devices(user_id)), 1)
 
     def test_users(self):
-        "Test that simultaneous logins of several users mark their own"
+        "Test that simultaneous logins of several users mark their own devices"
         users = [self.user(KEY if i % 2 else None) for i in range(8)]
         self.set_config(
             'session', 'authentications',

@@ -23,7 +23,7 @@ class DevicesTestCase(TOTPTestCase):
     authentications = 'password+totp?totp_device'
 
     def log_in(self, login, cookie=None, password=PASSWORD, **answers):
-        "Log in as a client does and return it, None if a code is asked for"
+        "Log in and return the client, or None if a code is asked for"
         rpc = RPC()
         if cookie:
             answers['device_cookie'] = cookie
@@ -57,7 +57,7 @@ class DevicesTestCase(TOTPTestCase):
             return Pool().get('res.user')(user_id).totp_devices()
 
     def rows(self, login):
-        "The ids and what the module has added to the rows of the login"
+        "Return the ids and the module's fields of the rows of the login"
         with self.transaction():
             table = Pool().get(DEVICE).__table__()
         return self.sql(table.select(
@@ -74,7 +74,7 @@ class DevicesTestCase(TOTPTestCase):
 
 
 class RememberTestCase(DevicesTestCase):
-    "Test which devices skip the code, and for how long"
+    "Test which devices skip the code and for how long"
 
     def test_remembered(self):
         "Test that a device skips the code after a login with one"
@@ -103,14 +103,14 @@ class RememberTestCase(DevicesTestCase):
                 self.assertTrue(self.skips(login, cookie))
                 self.now += 1
                 self.assertFalse(self.skips(login, cookie))
-                # A code on it counts again from now on
+                # A new code on the device starts the period again
                 cookie = self.remember(login, cookie)
                 self.now += days * DAY - 1
                 self.assertTrue(self.skips(login, cookie))
                 self.now += 1
 
     def test_clock_set_back(self):
-        "Test that no device is remembered for longer by a wrong clock"
+        "Test that a wrong clock does not prolong a remembered device"
         login, _ = self.user(KEY)
         cookie = self.remember(login)
         self.now -= DAY
@@ -119,7 +119,7 @@ class RememberTestCase(DevicesTestCase):
         self.assertTrue(self.skips(login, cookie))
 
     def test_not_prolonged(self):
-        "Test that a login without a code prolongs nothing"
+        "Test that a login without a code does not prolong a remembered device"
         login, _ = self.user(KEY)
         cookie = self.remember(login)
         start = self.now
@@ -127,13 +127,13 @@ class RememberTestCase(DevicesTestCase):
             self.now = start + day * DAY
             rpc = self.log_in(login, cookie)
             cookie = self.renew(rpc, cookie)
-            # Nor does it let another device skip the code
+            # Such a login does not let another device skip the code either
             self.assertFalse(self.skips(login, self.renew(rpc)))
         self.now = start + 30 * DAY
         self.assertFalse(self.skips(login, cookie))
 
     def test_rotates(self):
-        "Test that only the last cookie of a device skips the code"
+        "Test that only the latest cookie of a device skips the code"
         login, user_id = self.user(KEY)
         cookies = [self.remember(login)]
         for _ in range(3):
@@ -145,7 +145,7 @@ class RememberTestCase(DevicesTestCase):
         self.assertEqual(len(self.devices(user_id)), 1)
 
     def test_copied_before(self):
-        "Test that a copy of the cookie does not outlive the login"
+        "Test that a copy of the cookie is worthless after the next login"
         login, _ = self.user(KEY)
         with self.transaction():
             User = Pool().get('res.user')
@@ -159,7 +159,7 @@ class RememberTestCase(DevicesTestCase):
         self.assertTrue(self.skips(login, cookie))
 
     def test_without_password(self):
-        "Test that the cookie is worth nothing without the password"
+        "Test that the cookie is worthless without the password"
         login, user_id = self.user(KEY)
         cookie = self.remember(login)
         for answers in [{}, {'totp_code': self.code(1)}]:
@@ -178,7 +178,7 @@ class RememberTestCase(DevicesTestCase):
         self.assertEqual(self.counters(user_id), [self.now // 30])
 
     def test_without_totp(self):
-        "Test that users without TOTP get nothing by it"
+        "Test that the cookie has no effect for users without TOTP"
         login, user_id = self.user(KEY)
         cookie = self.remember(login)
         (_, *marks), = self.rows(login)
@@ -195,7 +195,7 @@ class RememberTestCase(DevicesTestCase):
         self.assertEqual(self.devices(without_id), [])
 
     def test_skipping_users(self):
-        "Test that users who set TOTP up later are remembered as others are"
+        "Test that devices of users who set up TOTP later are remembered too"
         self.set_config(
             'session', 'authentications',
             'password+totp?no_totp_secret:totp_device')
@@ -209,7 +209,7 @@ class RememberTestCase(DevicesTestCase):
         self.assertTrue(self.skips(login, self.renew(rpc)))
 
     def test_set_up_in_dialog(self):
-        "Test that the code that sets TOTP up in the dialog counts too"
+        "Test that the code of a setup in the dialog counts"
         self.set_config(
             'session', 'authentications',
             'password+totp?setup_totp:totp_device')
@@ -222,7 +222,7 @@ class RememberTestCase(DevicesTestCase):
         self.assertTrue(self.skips(login, self.renew(rpc)))
 
     def test_recovery_code(self):
-        "Test that a recovery code neither marks nor prolongs a device"
+        "Test that a recovery code neither marks a device nor prolongs it"
         login, user_id = self.user(KEY)
         with self.transaction():
             codes = Pool().get('res.user.totp_recovery_code').renew(user_id)
@@ -238,7 +238,7 @@ class RememberTestCase(DevicesTestCase):
         self.assertFalse(self.skips(login, self.renew(rpc, cookie)))
 
     def test_code_in_wizard(self):
-        "Test that a code in a wizard marks no device"
+        "Test that a code in the wizard marks no device"
         login, user_id = self.user(KEY)
         cookie = self.remember(login)
         rpc = self.log_in(login, cookie)
@@ -248,7 +248,7 @@ class RememberTestCase(DevicesTestCase):
         self.assertFalse(self.skips(login, self.renew(rpc)))
 
     def test_two_factors_after(self):
-        "Test that a code counts once the whole chain has passed"
+        "Test that a code counts only once the whole chain has passed"
         self.set_config(
             'session', 'authentications', 'password+totp?totp_device+sms')
         login, user_id = self.user(KEY)
@@ -265,7 +265,7 @@ class RememberTestCase(DevicesTestCase):
         self.assertEqual(context.exception.args[1][0], 'sms_code')
 
     def test_other_alternative(self):
-        "Test that a login by another alternative marks no device"
+        "Test that a login by another chain marks no device"
         self.set_config(
             'session', 'authentications',
             'password+totp?totp_device,password+sms')
@@ -275,7 +275,7 @@ class RememberTestCase(DevicesTestCase):
         self.assertFalse(self.skips(login, self.renew(rpc)))
 
     def test_capitals(self):
-        "Test a directory that accepts the login in other capitals"
+        "Test a directory that accepts the login in another case"
         self.set_config(
             'session', 'authentications', 'ldap+totp?totp_device')
         login, user_id = self.user(KEY)
@@ -288,14 +288,14 @@ class RememberTestCase(DevicesTestCase):
         with patch.object(User, '_login_ldap', login_ldap, create=True):
             cookie = self.remember(login.upper())
             self.assertTrue(self.skips(login, cookie))
-            # Core looks for the cookie of the login as it was typed
+            # Core compares the login of a cookie as it was typed
             self.assertFalse(self.skips(login.upper(), cookie))
         with patch.object(
                 User, '_login_ldap', lambda *args: other_id, create=True):
             self.assertFalse(self.skips(login, cookie))
 
     def test_device_cookie(self):
-        "Test that the option of core goes on for ever"
+        "Test that core's own option never expires"
         self.set_config(
             'session', 'authentications',
             'password+totp?totp_device:device_cookie')
@@ -306,7 +306,7 @@ class RememberTestCase(DevicesTestCase):
         self.assertEqual(self.devices(user_id), [])
 
     def test_without_option(self):
-        "Test that nothing is marked where no option asks for it"
+        "Test that no device is marked unless the option is in use"
         self.set_config('session', 'authentications', 'password+totp')
         login, user_id = self.user(KEY)
         cookie = self.remember(login)
@@ -316,12 +316,12 @@ class RememberTestCase(DevicesTestCase):
         self.assertFalse(self.skips(login, cookie))
 
     def test_option_known(self):
-        "Test that the server knows the option when it starts"
+        "Test that the check at start knows the option"
         with self.transaction(), self.assertNoLogs(LOGGER, 'ERROR'):
             Pool().get('res.user').check_authentications()
 
     def test_wrong_codes(self):
-        "Test that wrong codes from an expired device count apart"
+        "Test that wrong codes from an expired device are counted separately"
         self.lift_core_limit()
         login, user_id = self.user(KEY)
         cookie = self.remember(login)
@@ -332,11 +332,11 @@ class RememberTestCase(DevicesTestCase):
             totp_code=[self.code(95)] * 3)
         self.assertEqual(self.failures(user_id, 'known_device'), 3)
         self.assertEqual(self.failures(user_id), 0)
-        # Elsewhere codes are still accepted
+        # Logins from elsewhere can still use a code
         self.assertTrue(self.remember(login))
 
     def test_clean(self):
-        "Test that the scheduled task removes the marks that have expired"
+        "Test that the scheduled task clears expired marks"
         login, user_id = self.user(KEY)
         cookie = self.remember(login)
         self.now += 10 * DAY
@@ -358,14 +358,14 @@ class RememberTestCase(DevicesTestCase):
                 Pool().get(DEVICE).get_valid_cookie(login, cookie), cookie)
 
     def test_statements(self):
-        "Test that the option costs one statement that reads"
+        "Test that the option costs one SELECT statement"
         login, user_id = self.user(KEY)
         cookie = self.remember(login)
         self.update(DEVICE, {'totp_last_used': None}, lambda t: t.id > 0)
 
         def count(authentications):
             self.set_config('session', 'authentications', authentications)
-            # Fills the caches
+            # The first login fills the caches
             for _ in range(2):
                 with self.count_statements() as statements:
                     self.assertEqual(
@@ -374,7 +374,7 @@ class RememberTestCase(DevicesTestCase):
                                 'password': PASSWORD,
                                 'device_cookie': cookie},
                             cache=False), user_id)
-            # PostgreSQL begins each transaction with an empty one
+            # PostgreSQL begins each transaction with an empty statement
             return [query for query, _ in statements if query]
         known = count('password+totp?device_cookie')
         device = count('password+totp?totp_device')
@@ -385,7 +385,7 @@ class RememberTestCase(DevicesTestCase):
                 if q not in known))
 
     def test_silent(self):
-        "Test that before a first factor the option costs nothing"
+        "Test that the option costs nothing before a first factor has passed"
         login, _ = self.user(KEY)
         without, _ = self.user()
         cookie = self.remember(login)
@@ -408,10 +408,10 @@ class RememberTestCase(DevicesTestCase):
 
 
 class ListTestCase(DevicesTestCase):
-    "Test what people see of remembered devices"
+    "Test the list of remembered devices"
 
     def test_devices(self):
-        "Test when and from where they were used"
+        "Test when and from where the devices were used"
         login, user_id = self.user(KEY)
         cookie = self.remember(login)
         self.renew(self.client(login))
@@ -423,7 +423,7 @@ class ListTestCase(DevicesTestCase):
                 Device(device.id).create_date.replace(microsecond=0))
         self.assertEqual(device.last_used, clock.second(self.now))
         self.assertEqual(device.address, ADDRESS)
-        # A client that does not renew the cookie is seen as well
+        # A client that does not renew the cookie is recorded too
         self.now += 60
         self.assertEqual(
             security.login(
@@ -443,7 +443,7 @@ class ListTestCase(DevicesTestCase):
         self.assertEqual(self.devices(user_id), [])
 
     def test_visible(self):
-        "Test that the owner sees them, and who may write the user"
+        "Test that the owner and users who may write the user see the devices"
         login, user_id = self.user(KEY)
         _, other_id = self.user(KEY)
         _, manager_id = self.manager(user_id)

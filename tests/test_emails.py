@@ -17,10 +17,10 @@ from .tools import (
 
 
 class EmailsTestCase(MailTestCase):
-    "Test that what an e-mail says is true, and that it arrives (law 7)"
+    "Test that e-mails state the facts, and arrive (law 7)"
 
     def lock(self, login, **kwargs):
-        "Be wrong until codes are locked, and return what the owner is told"
+        "Enter wrong codes until the lockout; return the text of the e-mail"
         self.received()
         for _ in range(4):
             self.assertIsNone(
@@ -36,7 +36,7 @@ class EmailsTestCase(MailTestCase):
         return text
 
     def test_lock(self):
-        "Test that the e-mail about a lock says which codes still work"
+        "Test that the e-mail about a lockout says which codes still work"
         self.set_totp('max_failures', '4')
         texts = []
         for known_device in [False, True]:
@@ -46,7 +46,7 @@ class EmailsTestCase(MailTestCase):
             kwargs = {'device_cookie': cookie} if known_device else {}
             text = self.lock(login, **kwargs)
             texts.append(text.split('Account')[0])
-            # What is locked, and what is not
+            # Only codes of this kind of device are locked
             for other in [False, True]:
                 self.now += 30
                 self.assertEqual(
@@ -62,7 +62,7 @@ class EmailsTestCase(MailTestCase):
         self.assertNotIn("except on devices", device)
 
     def text_about(self, subject):
-        "The text of the e-mail with the subject, among those that came"
+        "Return the text of the only received e-mail with the subject"
         self.received()
         self.messages = [
             message for message in self.messages
@@ -96,7 +96,7 @@ class EmailsTestCase(MailTestCase):
             self.now += 3600
 
     def test_last_authenticator_removed(self):
-        "Test that it does not say that there are others where none is left"
+        "Test that the e-mail mentions no other authenticators if none is left"
         _, admin_id = self.user(administrator=True)
         _, user_id = self.user()
         with self.transaction():
@@ -127,7 +127,7 @@ class EmailsTestCase(MailTestCase):
             self.events(user_id)[-2:], ['authenticator_removed', 'reset'])
 
     def test_devices_forgotten(self):
-        "Test that what an administrator did is not called an attack"
+        "Test that an administrator's action is not reported as an attack"
         _, admin_id = self.user(administrator=True)
         _, user_id = self.user(KEY)
         for by in [user_id, admin_id]:
@@ -143,7 +143,7 @@ class EmailsTestCase(MailTestCase):
             self.now += 3600
 
     def test_newline(self):
-        "Test that an address that holds a newline loses no other e-mail"
+        "Test that an address with a newline affects no other e-mail"
         for end in [
                 '\n', '\nBcc: evil@example.com', '\r\n\r\nevil',
                 '\r@example.com']:
@@ -173,7 +173,7 @@ class EmailsTestCase(MailTestCase):
                         self.assertIsNone(message['Bcc'])
 
     def test_bad_address(self):
-        "Test that an address to which nobody can write is told to the log"
+        "Test that an invalid address is reported in the log"
         for email in ['none', 'a@', '@example.com', 'a b', ',', '<', 'a@b,c']:
             with self.subTest(email=email):
                 login, user_id = self.user()
@@ -189,7 +189,7 @@ class EmailsTestCase(MailTestCase):
                 self.assertEqual(self.told(user_id, kind='set_up'), [False])
 
     def test_invite(self):
-        "Test that the wizard says who gets an e-mail and who does not"
+        "Test that the wizard shows which users get an e-mail"
         users = [self.user(email=kind != 'without') for kind in [
                 'good', 'without', 'bad', 'invited', 'good', 'enrolled']]
         good, without, bad, invited, other, enrolled = ids = [
@@ -214,14 +214,14 @@ class EmailsTestCase(MailTestCase):
         self.assertEqual(
             [self.events(id_) for id_ in [without, bad, invited]],
             [[], [], ['invited']])
-        # Nobody is left
+        # No user is left to invite
         *_, view = self.invite(*ids)
         self.assertEqual(view['users'], [])
         self.assertEqual(view['already_invited'], [good, invited, other])
         self.assertEqual(self.received(), [])
 
     def test_auto_submitted(self):
-        "Test that no absence agent answers"
+        "Test that e-mails ask absence agents not to answer"
         self.user(KEY)
         self.received()
         message, = self.messages
@@ -230,7 +230,7 @@ class EmailsTestCase(MailTestCase):
         self.assertNotIn(':', message['Message-ID'])
 
     def test_text(self):
-        "Test what the text part says, with and without html2text"
+        "Test the text part, with and without html2text"
         login, user_id = self.user()
         admin, _ = self.user(administrator=True)
         for converted in [None, "TEXT OF HTML2TEXT"]:
@@ -282,7 +282,7 @@ codes.
 """.splitlines())
 
     def test_same(self):
-        "Test that both parts say the same about each event, and no more"
+        "Test that both parts have the same content for each event"
         login, user_id = self.user()
         with self.transaction() as transaction:
             pool = Pool()
@@ -310,8 +310,8 @@ codes.
     def link(self, host, root_path='/', ssl='', rpc=None):
         """Return the links for the web client and for the desktop client.
 
-        host, root_path, ssl: what the configuration says
-        rpc: the client that causes the e-mail
+        host, root_path, ssl: the values of the configuration
+        rpc: the client whose request causes the e-mail
         """
         login, user_id = self.user(KEY)
         admin, _ = self.user(administrator=True)
@@ -343,7 +343,7 @@ codes.
         return [link.replace(DB_NAME, 'DB') for link in links]
 
     def test_link(self):
-        "Test that the links are those of the configuration"
+        "Test that the links follow the configuration"
         host = 'tryton.example.com'
         for worker in ['False', 'True']:
             self.set_config('queue', 'worker', worker)
@@ -362,7 +362,7 @@ codes.
                     self.assertEqual(self.link(*args), links)
 
     def test_link_behind_proxy(self):
-        "Test that the request says https, and nothing else, forged or not"
+        "Test that a request can change http to https in links, and no more"
         host = 'tryton.example.com'
         rpc = RPC(**{
                 'X-Forwarded-Proto': 'https',

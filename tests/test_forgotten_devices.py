@@ -13,7 +13,7 @@ OTHER_PASSWORD = 'battery staple'
 
 
 class ForgottenTestCase(DevicesTestCase):
-    "Test what forgets remembered devices"
+    "Test what makes the server forget remembered devices"
 
     def setUp(self):
         super().setUp()
@@ -39,24 +39,24 @@ class ForgottenTestCase(DevicesTestCase):
         self.admin.model('res.user', 'write', [self.user_id], values)
 
     def test_password_by_administrator(self):
-        "Test that a password set for the user forgets them"
+        "Test that devices are forgotten if an administrator sets a password"
         self.write(password=OTHER_PASSWORD)
         self.assertForgotten(password=OTHER_PASSWORD)
 
     def test_password_in_preferences(self):
-        "Test that a password changed by the user forgets them"
+        "Test that devices are forgotten if the user changes the password"
         self.rpc.model(
             'res.user', 'set_preferences', {'password': OTHER_PASSWORD})
         self.assertForgotten(password=OTHER_PASSWORD)
 
     def test_deactivated(self):
-        "Test that they are forgotten when the user comes back"
+        "Test that a user who is reactivated has no remembered devices"
         self.write(active=False)
         self.write(active=True)
         self.assertForgotten()
 
     def test_renamed(self):
-        "Test that neither the user nor the next owner of the name has them"
+        "Test that neither a renamed user nor the login's next owner has them"
         self.write(login=f'{self.login}-renamed')
         self.assertForgotten(f'{self.login}-renamed')
         with self.transaction():
@@ -67,19 +67,19 @@ class ForgottenTestCase(DevicesTestCase):
         self.assertForgotten()
 
     def test_set_up(self):
-        "Test that a new key forgets them"
+        "Test that a new key makes the server forget devices"
         with self.transaction():
             Pool().get('res.user')(self.user_id).set_totp_key(KEY)
         self.assertForgotten()
 
     def test_added(self):
-        "Test that a further authenticator forgets them"
+        "Test that another authenticator makes the server forget devices"
         self.now += 30
         self.add_authenticator(self.user_id)
         self.assertForgotten()
 
     def test_replaced(self):
-        "Test that the wizard forgets them"
+        "Test that replacing authenticators makes the server forget devices"
         self.now += 30
         session_id, shown = self.rpc.start_setup(self.code())
         self.assertEqual(
@@ -90,7 +90,7 @@ class ForgottenTestCase(DevicesTestCase):
         self.assertForgotten()
 
     def test_authenticator_removed(self):
-        "Test that removing one of two authenticators forgets them"
+        "Test that removing one of two authenticators makes it forget devices"
         self.now += 30
         key = self.add_authenticator(self.user_id)
         self.cookie = self.remember(self.login)
@@ -104,7 +104,7 @@ class ForgottenTestCase(DevicesTestCase):
         self.assertForgotten()
 
     def test_removed(self):
-        "Test that they are forgotten when TOTP is turned off"
+        "Test that turning off TOTP makes the server forget devices"
         self.now += 30
         with self.transaction(self.user_id):
             Pool().get('res.user')(self.user_id).remove_totp(self.code())
@@ -114,7 +114,7 @@ class ForgottenTestCase(DevicesTestCase):
         self.assertForgotten()
 
     def test_reset(self):
-        "Test that a reset forgets them"
+        "Test that a reset makes the server forget devices"
         with self.transaction(self.admin_id):
             User = Pool().get('res.user')
             User.reset_totp([User(self.user_id)])
@@ -124,7 +124,7 @@ class ForgottenTestCase(DevicesTestCase):
         self.assertForgotten()
 
     def test_generation(self):
-        "Test that what a simultaneous login has left is worth nothing"
+        "Test that marks of a simultaneous login with old secrets have no use"
         cookie = self.cookie
         (_, *marks), _ = self.rows(self.login)
         rpc = self.log_in_with_code(self.login)
@@ -152,7 +152,7 @@ class ForgottenTestCase(DevicesTestCase):
         self.assertEqual(self.devices(self.user_id), [])
 
     def test_resealed(self):
-        "Test that other keys, names and codes forget nothing"
+        "Test that new encryption, names and recovery codes forget no device"
         self.set_keys()
         self.now += 30
         with self.transaction(self.user_id):
@@ -172,8 +172,8 @@ class ForgottenTestCase(DevicesTestCase):
                 user_id or self.user_id).forget_totp_devices(ids)
 
     def test_by_owner(self):
-        "Test that the owner forgets all, and is told"
-        # A known device that is not remembered goes too
+        "Test that the owner forgets all devices, and is told"
+        # A device that is known but not remembered is deleted too
         self.renew(self.rpc)
         self.forget(self.user_id)
         self.assertForgotten()
@@ -187,7 +187,7 @@ class ForgottenTestCase(DevicesTestCase):
             self.events(self.user_id).count('devices_forgotten'), 1)
 
     def test_by_administrator(self):
-        "Test that those forget them who may write the user, and no others"
+        "Test that only users who may write the user forget the devices"
         stranger, stranger_id = self.user(KEY)
         manager, manager_id = self.manager(stranger_id)
         for by in [stranger_id, manager_id]:
@@ -200,7 +200,7 @@ class ForgottenTestCase(DevicesTestCase):
         self.forget(self.admin_id, user_id=stranger_id)
 
     def test_one(self):
-        "Test that a single device is forgotten, if it is the user's"
+        "Test that a single device is forgotten only if it is the user's"
         first, second = sorted(self.devices(self.user_id))
         (neighbours, *_), = self.rows(self.neighbour)
         for ids in [[], [neighbours], [0], [10**9]]:
@@ -216,17 +216,17 @@ class ForgottenTestCase(DevicesTestCase):
         self.assertTrue(self.skips(self.neighbour, self.neighbour_cookie))
 
     def test_session(self):
-        "Test that a session that was about to make one makes none"
+        "Test that a pending session no longer makes a remembered device"
         rpc = self.log_in_with_code(self.login)
         self.forget(self.user_id)
         self.assertFalse(self.skips(self.login, self.renew(rpc)))
 
 
 class ToldTestCase(MailTestCase):
-    "Test what the owner is told of forgotten devices"
+    "Test what the owner is told about forgotten devices"
 
     def test_email(self):
-        "Test that the owner gets an e-mail, also of an administrator's doing"
+        "Test that the owner gets an e-mail, even if an administrator did it"
         login, user_id = self.user(KEY)
         _, admin_id = self.user(administrator=True)
         for by in [admin_id, user_id]:

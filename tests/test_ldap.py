@@ -13,16 +13,16 @@ from .tools import (
 
 
 class DirectoryTestCase(TOTPTestCase):
-    """Test that the factor belongs to the user whom the method before named
+    """Test that the code is that of the user named by the method before
 
-    A directory ignores the case of the login, as ldap_authentication does.
+    The directory ignores the case of the login, as ldap_authentication does.
     """
     authentications = 'directory+totp'
 
     def setUp(self):
         super().setUp()
         self.lift_core_limit()
-        # What the directory makes of a login
+        # The login that the directory finds for a typed one
         self.names = {}
         with self.transaction():
             User = Pool().get('res.user')
@@ -45,7 +45,7 @@ class DirectoryTestCase(TOTPTestCase):
         return login, user_id
 
     def homonym(self, login, key=None):
-        "Commit a user whose login differs from the other by its case"
+        "Commit a user with the same login in capitals"
         _, user_id = super().user(key)
         with self.transaction():
             User = Pool().get('res.user')
@@ -53,7 +53,7 @@ class DirectoryTestCase(TOTPTestCase):
         return user_id
 
     def answer(self, login, code=None, **parameters):
-        "The id of the user whom a request lets in, or what it is told"
+        "Return the id of the user that a request accepts, or the answer"
         if code is not None:
             parameters['totp_code'] = code
         try:
@@ -63,7 +63,7 @@ class DirectoryTestCase(TOTPTestCase):
             return details[0][1] if details else error
 
     def test_case(self):
-        "Test that the code is asked and accepted whatever the case"
+        "Test that the code is asked for and accepted in any case of the login"
         login, user_id = self.user(KEY)
         for typed in [login, login.upper(), login.title()]:
             with self.subTest(typed=typed):
@@ -74,7 +74,7 @@ class DirectoryTestCase(TOTPTestCase):
         self.assertEqual(self.failures(user_id), 0)
 
     def test_wrong(self):
-        "Test that wrong codes count for the user whatever the case"
+        "Test that wrong codes count for the user in any case of the login"
         login, user_id = self.user(KEY)
         for count, typed in enumerate(
                 [login, login.upper(), login.title()], 1):
@@ -86,14 +86,14 @@ class DirectoryTestCase(TOTPTestCase):
         self.assertEqual(self.events(user_id), ['set_up', 'failed'])
 
     def test_recovery_code(self):
-        "Test a recovery code"
+        "Test a recovery code with a login in another case"
         login, user_id = self.user(KEY)
         with self.transaction():
             code, *_ = Pool().get('res.user.totp_recovery_code').renew(user_id)
         self.assertEqual(self.answer(login.upper(), code), user_id)
 
     def test_wrong_password(self):
-        "Test that nothing is asked if the directory refuses"
+        "Test that no code is asked for if the directory refuses"
         login, user_id = self.user(KEY)
         for typed in [login, login.upper()]:
             self.assertEqual(
@@ -101,7 +101,7 @@ class DirectoryTestCase(TOTPTestCase):
         self.assertEqual(self.counters(user_id), [])
 
     def test_homonym(self):
-        "Test that the code of another user with the login typed is wrong"
+        "Test that the code of the user with exactly the typed login is wrong"
         login, user_id = self.user(KEY)
         other_id = self.homonym(login, OTHER_KEY)
         typed = login.upper()
@@ -113,7 +113,7 @@ class DirectoryTestCase(TOTPTestCase):
         self.assertEqual(self.answer(typed, self.code()), user_id)
 
     def test_no_totp_secret(self):
-        "Test that the option looks at the user of the directory"
+        "Test that the option checks the user of the directory"
         self.set_config(
             'session', 'authentications', 'directory+totp?no_totp_secret')
         without, without_id = self.user()
@@ -121,15 +121,15 @@ class DirectoryTestCase(TOTPTestCase):
         login, user_id = self.user(KEY)
         self.assertIn("Enter the code", self.answer(login.upper()))
         self.assertEqual(self.answer(login.upper(), self.code()), user_id)
-        # Neither does another user without TOTP open the way
+        # Another user without TOTP does not help
         self.homonym(login)
         self.assertIsInstance(self.answer(login.upper()), str)
-        # Nor does one with TOTP bar it
+        # Another user with TOTP does no harm
         self.homonym(without, OTHER_KEY)
         self.assertEqual(self.answer(without.upper()), without_id)
 
     def test_required(self):
-        "Test that the option lets nobody by from whom TOTP is required"
+        "Test that users for whom TOTP is required need a code"
         self.set_config(
             'session', 'authentications', 'directory+totp?no_totp_secret')
         login, user_id = self.user()
@@ -140,7 +140,7 @@ class DirectoryTestCase(TOTPTestCase):
             self.assertIsInstance(self.answer(typed), str)
 
     def test_setup_totp(self):
-        "Test that the set-up in the dialog is that of the user"
+        "Test that a setup in the dialog is for the user of the directory"
         self.set_config(
             'session', 'authentications', 'directory+totp?setup_totp')
         login, user_id = self.user()
@@ -159,7 +159,7 @@ class DirectoryTestCase(TOTPTestCase):
             self.now += 30
 
     def test_setup_totp_wrong(self):
-        "Test that wrong codes count for the login typed, as core counts"
+        "Test that wrong codes count for the typed login, as core counts"
         self.set_config(
             'session', 'authentications', 'directory+totp?setup_totp')
         login, _ = self.user()
@@ -174,7 +174,7 @@ class DirectoryTestCase(TOTPTestCase):
                     (self.attempts(typed), self.attempts(other)), (3, 0))
 
     def test_setup_totp_limit(self):
-        "Test that core's limit ends them, and does not shut the owner out"
+        "Test that core's limit stops wrong codes, but not the owner"
         self.set_config(
             'session', 'authentications', 'directory+totp?setup_totp')
         self.set_config('session', 'max_attempt', '5')
@@ -201,7 +201,7 @@ class DirectoryTestCase(TOTPTestCase):
             self.now += 30
 
     def test_inactive(self):
-        "Test that an inactive user stays out"
+        "Test that an inactive user cannot log in"
         login, user_id = self.user(KEY)
         with self.transaction():
             User = Pool().get('res.user')
@@ -212,7 +212,7 @@ class DirectoryTestCase(TOTPTestCase):
     # What must not be possible
 
     def test_next_chain(self):
-        "Test that a chain does not inherit the user of the one before"
+        "Test that a chain does not use the user of the chain before"
         login, user_id = self.user(KEY)
         other_id = self.homonym(login, OTHER_KEY)
         for authentications in [
@@ -227,7 +227,7 @@ class DirectoryTestCase(TOTPTestCase):
             self.now += 30
 
     def test_next_chain_without(self):
-        "Test that the option of a chain asks the user of the chain"
+        "Test that the option of a chain checks the user of its own chain"
         self.set_config(
             'session', 'authentications',
             'directory+nobody,password+totp?no_totp_secret')
@@ -237,7 +237,7 @@ class DirectoryTestCase(TOTPTestCase):
         self.assertIsInstance(self.answer(login.upper()), str)
 
     def test_first_factor(self):
-        "Test that before a first factor the login is the one typed"
+        "Test that before a first factor the typed login counts exactly"
         self.set_config('session', 'authentications', 'totp+directory')
         login, user_id = self.user(KEY)
         self.assertEqual(
@@ -247,7 +247,7 @@ class DirectoryTestCase(TOTPTestCase):
         self.assertEqual(self.answer(login, self.code()), user_id)
 
     def test_two_methods(self):
-        "Test that methods which name different users admit nobody"
+        "Test that methods that name different users accept none"
         login, user_id = self.user(KEY)
         other_id = self.homonym(login, OTHER_KEY)
         for authentications in [

@@ -13,7 +13,7 @@ from trytond.transaction import Transaction
 from . import translations
 from .tools import ADDRESS, PASSWORD, RPC, TOTPTestCase
 
-# A small screen shows no more of a line of a label
+# The length of a line of a label that fits on a small screen
 LINE = 48
 
 
@@ -39,13 +39,13 @@ class LocaleTestCase(TOTPTestCase):
                     yield entry
 
     def test_languages(self):
-        "Test that the languages asked for are there"
+        "Test that the required languages exist"
         self.assertLessEqual(
             {'ca', 'de', 'es', 'fr', 'it', 'nl', 'pl', 'pt', 'sl'},
             set(self.languages))
 
     def test_complete(self):
-        "Test that each file has what Tryton exports, with nothing missing"
+        "Test that each file has all texts that Tryton exports, translated"
         exported, = translations.export([translations.SOURCE])
         sources = [(e.msgctxt, e.msgid) for e in exported]
         for language in self.languages:
@@ -57,7 +57,7 @@ class LocaleTestCase(TOTPTestCase):
                 self.assertEqual(file.fuzzy_entries(), [])
 
     def test_placeholders(self):
-        "Test that a translation holds the placeholders of its source"
+        "Test that translations have the placeholders of their sources"
         for entry in self.entries():
             for translated in entry.msgstr_plural.values() or [entry.msgstr]:
                 self.assertEqual(
@@ -65,7 +65,7 @@ class LocaleTestCase(TOTPTestCase):
                         for text in [entry.msgid, translated]))
 
     def test_plurals(self):
-        "Test that a text with a number has each form of the language"
+        "Test that texts with a number have each plural form of the language"
         with self.transaction():
             Lang = Pool().get('ir.lang')
             numbers = {
@@ -82,7 +82,7 @@ class LocaleTestCase(TOTPTestCase):
         self.assertTrue(count)
 
     def test_lines(self):
-        "Test that no line of a view is cut off on a small screen"
+        "Test that lines in views fit on a small screen"
         for entry in self.entries():
             if entry.msgctxt.startswith('view:'):
                 for text in [entry.msgid, entry.msgstr]:
@@ -90,7 +90,7 @@ class LocaleTestCase(TOTPTestCase):
                         max(map(len, text.splitlines())), LINE)
 
     def test_names(self):
-        "Test that a text calls an entry of the menu by its translation"
+        "Test that texts use the translated names of menu entries"
         for language in self.languages:
             file = self.file(language)
             names = {
@@ -104,7 +104,7 @@ class LocaleTestCase(TOTPTestCase):
                             self.assertIn(translated, entry.msgstr)
 
     def test_wizard(self):
-        "Test that the wizard shows in each language"
+        "Test that the wizard is shown in each language"
         login, user_id = self.user()
         rpc = RPC()
         rpc.login(login, password=PASSWORD)

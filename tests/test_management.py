@@ -16,7 +16,7 @@ START = 'res.user.remove_totp_authenticator.start'
 
 
 class ManagementTestCase(TOTPTestCase):
-    "Test what administrators see of the authenticators and do to them"
+    "Test how administrators see and change authenticators"
 
     def setUp(self):
         super().setUp()
@@ -49,7 +49,7 @@ class ManagementTestCase(TOTPTestCase):
         return values['totp_authenticators']
 
     def test_list(self):
-        "Test that administrators see name, since and last use, nothing else"
+        "Test that administrators see only name, setup date and last use"
         login, user_id = self.user(KEY)
         self.assertEqual(
             self.lines(self.rpc, user_id),
@@ -63,14 +63,14 @@ class ManagementTestCase(TOTPTestCase):
             "Old phone: since 05/18/2033, last used 05/18/2033")
         _, without = self.user()
         self.assertFalse(self.lines(self.rpc, without))
-        # Owners see their own, and others nothing
+        # Owners see their own authenticators, and other users see none
         self.assertIn(
             "Old phone", self.lines(self.client(login), user_id))
         other, _ = self.user(KEY)
         self.assertIsNone(self.lines(self.client(other), user_id))
 
     def test_remove(self):
-        "Test that an administrator removes one authenticator, others stay"
+        "Test that an administrator removes one authenticator, and others stay"
         login, user_id = self.user(KEY)
         key = self.add_authenticator(user_id, name="Tablet")
         rpc = self.client(login)
@@ -101,14 +101,14 @@ class ManagementTestCase(TOTPTestCase):
             self.assertEqual(event.actor.id, self.admin_id)
 
     def test_remove_last(self):
-        "Test that to remove the last authenticator is a reset"
+        "Test that removing the last authenticator resets TOTP"
         login, user_id = self.user(KEY)
         self.remove(self.rpc, 1, user_id)
         self.assertIsNone(self.stored_secret(user_id))
         self.assertEqual(self.events(user_id), ['set_up', 'reset'])
 
     def test_remove_none(self):
-        "Test that an authenticator that does not exist is refused"
+        "Test that the number of no authenticator is refused"
         login, user_id = self.user(KEY)
         self.add_authenticator(user_id)
         for number in [0, 3, -1]:
@@ -119,7 +119,7 @@ class ManagementTestCase(TOTPTestCase):
     def test_remove_own(self):
         "Test that administrators need a code for their own authenticators"
         self.add_authenticator(self.admin_id)
-        # Which has ended the session
+        # The new authenticator has ended the session
         self.rpc = self.client(self.admin)
         with self.assertRaises(Refused) as context:
             self.remove(self.rpc, 1, self.admin_id)
@@ -129,7 +129,7 @@ class ManagementTestCase(TOTPTestCase):
         self.assertEqual(self.events(self.admin_id), ['set_up', 'added'])
 
     def test_remove_others(self):
-        "Test that who may not write a user neither sees nor removes"
+        "Test that users without write access neither see nor remove"
         login, user_id = self.user(KEY)
         _, managed = self.user(KEY)
         self.add_authenticator(user_id)
@@ -142,7 +142,7 @@ class ManagementTestCase(TOTPTestCase):
             with self.assertRaises(Refused):
                 rpc.model(START, 'get_authenticators', {'user': user_id})
             if visitor == manager:
-                # The selection names another one than the record
+                # The last request names another user than the first
                 session_id, _ = self.start(rpc, managed)
                 with self.assertRaises(Refused):
                     rpc.call(
@@ -176,7 +176,7 @@ class ManagementTestCase(TOTPTestCase):
 
 
 class ViewTestCase(TOTPTestCase):
-    "Test the form and the lists of administrators"
+    "Test the form and the lists that administrators use"
 
     def setUp(self):
         super().setUp()
@@ -190,7 +190,7 @@ class ViewTestCase(TOTPTestCase):
                 model, 'fields_view_get', view_id, type_)['arch'])
 
     def test_form(self):
-        "Test that the form has its fields on one page and none in its head"
+        "Test that the form has its fields on one page, and none above it"
         form = self.view('res.user', 'res', 'user_view_form', 'form')
         page, = form.findall(".//page[@id='totp']")
 
@@ -208,7 +208,7 @@ class ViewTestCase(TOTPTestCase):
                 }, names(page))
 
     def test_labels(self):
-        "Test that no two labels are the same"
+        "Test that all labels are different"
         with self.transaction():
             User = Pool().get('res.user')
             labels = [
@@ -217,7 +217,7 @@ class ViewTestCase(TOTPTestCase):
             self.assertEqual(len(labels), len(set(labels)))
 
     def test_list(self):
-        "Test that the list shows who is locked and unlocks"
+        "Test that the list marks locked users and has a button to unlock them"
         tree = self.view('res.user', 'res', 'user_view_tree', 'tree')
         self.assertEqual(
             [e.get('optional') for e in tree.iter()
@@ -231,11 +231,11 @@ class ViewTestCase(TOTPTestCase):
                     tree.get('visual')), visual)
 
     def test_events(self):
-        "Test that the tabs of the events hold each kind once"
+        "Test that the tabs of the events overlap in no kind"
         tree = self.view(
             'res.user.totp_event', 'authentication_totp', 'event_view_list',
             'tree')
-        # No two columns have the same head
+        # All columns have different headings
         names = [
             e.get('string', e.get('name')) for e in tree.iter('field')]
         self.assertEqual(len(names), len(set(names)))
@@ -260,14 +260,14 @@ class ViewTestCase(TOTPTestCase):
                 0, None, None, ['kind'])
             found[tab] = {e['kind'] for e in events}
         self.assertFalse(found["Attacks"] & found["Changes"])
-        # What is no change of the owner's
+        # Neither tab shows events that are neither attacks nor changes
         self.assertEqual(
             kinds - found["Attacks"] - found["Changes"],
             {'invited', 'resealed'})
         self.assertFalse(tabs["All"] and json.loads(tabs["All"]))
 
     def test_reset_warns(self):
-        "Test that Reset says who cannot log in afterwards"
+        "Test that Reset lists the users who cannot log in afterwards"
         _, required = self.user(KEY)
         _, other = self.user(KEY)
         with self.transaction():

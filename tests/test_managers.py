@@ -8,21 +8,21 @@ from .tools import KEY, PASSWORD, Refused, TOTPTestCase
 
 
 class ManagersTestCase(TOTPTestCase):
-    "Test that who cannot write a user cannot change the user's TOTP"
+    "Test that users without write access cannot change the TOTP of a user"
 
     def setUp(self):
         super().setUp()
         self.lift_core_limit()
 
     def guess(self, login):
-        "Let codes wait"
+        "Enter wrong codes until the user has to wait"
         self.dialogue(
             login, password=[PASSWORD], totp_code=[self.code(95)] * 3)
 
     def wizard(self, rpc, name, state, *user_ids, then=None):
         """Run the wizard on the users
 
-        then: the users whom the last request names instead
+        then: the users that the last request names instead, if any
         """
         prefix = f'wizard.res.user.{name}'
         context = {
@@ -38,11 +38,11 @@ class ManagersTestCase(TOTPTestCase):
     def assertRefused(self, function, *args, **kwargs):
         with self.assertRaises(Refused) as context:
             function(*args, **kwargs)
-        # As such an error reaches the client
+        # A user error, not an unexpected one, reaches the client
         self.assertEqual(context.exception.args[0], 'UserError')
 
     def assertUnchanged(self, login, user_id, rpc, *events):
-        "Check that codes, sessions and events are as before"
+        "Check that codes, sessions and events have not changed"
         self.assertEqual(self.events(user_id), list(events))
         self.assertTrue(rpc.model('res.user', 'read', [user_id], ['login']))
         self.now += 3600
@@ -56,8 +56,8 @@ class ManagersTestCase(TOTPTestCase):
         return users, [self.client(login) for login, _ in users]
 
     def staff(self):
-        """Return three users and an administrator, the client of each, and
-        that of a manager of the first and the third
+        """Return three users and an administrator, the client of each, and the
+        client of a manager who may write the first and the third
         """
         users, clients = self.enrolled(3)
         admin = self.user(KEY, administrator=True)
@@ -68,7 +68,7 @@ class ManagersTestCase(TOTPTestCase):
         return users, clients, self.client(manager)
 
     def test_reset(self):
-        "Test that a manager resets only those whom a rule lets write"
+        "Test that a manager resets only users whom a rule allows"
         users, clients, rpc = self.staff()
         clerk, other, third, admin_id = (id_ for _, id_ in users)
         for ids in [
@@ -87,7 +87,7 @@ class ManagersTestCase(TOTPTestCase):
             self.assertEqual(self.events(user_id), ['set_up', 'reset'])
 
     def test_reset_themselves(self):
-        "Test that a manager outside the rule cannot reset the own TOTP"
+        "Test that managers outside their own rule cannot reset their own TOTP"
         (clerk, clerk_id), = self.enrolled(1)[0]
         manager, manager_id = self.manager(clerk_id)
         self.client(manager).set_up(self.now)
@@ -97,7 +97,7 @@ class ManagersTestCase(TOTPTestCase):
         self.assertTrue(self.stored_secret(manager_id))
 
     def test_unlock(self):
-        "Test that a manager unlocks only those whom a rule lets write"
+        "Test that a manager unlocks only users whom a rule allows"
         users, clients, rpc = self.staff()
         clerk, other, third, admin_id = (id_ for _, id_ in users)
         for login, _ in users:
@@ -109,7 +109,7 @@ class ManagersTestCase(TOTPTestCase):
                 self.assertRefused(
                     rpc.model, 'res.user', 'unlock_totp', ids)
         for login, user_id in users:
-            # All of them still wait
+            # All of them still have to wait
             self.assertIsNone(self.dialogue(
                     login, password=[PASSWORD], totp_code=[self.code()])[0])
             self.assertEqual(self.events(user_id), ['set_up', 'failed'])
@@ -126,7 +126,7 @@ class ManagersTestCase(TOTPTestCase):
             self.assertUnchanged(login, user_id, client, 'set_up', 'failed')
 
     def test_invite(self):
-        "Test that a manager invites only those whom a rule lets write"
+        "Test that a manager invites only users whom a rule allows"
         clerk, other, third = (self.user()[1] for _ in range(3))
         admin, admin_id = self.user(administrator=True)
         manager, manager_id = self.manager(clerk, third)
@@ -153,13 +153,13 @@ class ManagersTestCase(TOTPTestCase):
             context = {
                 'active_model': 'res.user', 'active_id': other_id,
                 'active_ids': [other_id]}
-            # The invitation would tell who has none
+            # The wizard for invitations would reveal users without TOTP
             with self.assertRaises(Refused):
                 session_id, start, _ = rpc.call(f'{prefix}.create', context)
                 rpc.call(f'{prefix}.execute', session_id, {}, start, context)
 
     def test_administrator(self):
-        "Test that administrators may do it to all, and users to nobody"
+        "Test that administrators may do all this, and ordinary users nothing"
         users, _ = self.enrolled(2)
         (clerk, clerk_id), (other, other_id) = users
         without = [self.user()[1] for _ in range(2)]
@@ -187,7 +187,7 @@ class ManagersTestCase(TOTPTestCase):
                 self.events(id_), ['set_up', 'failed', 'unlocked', 'reset'])
 
     def test_rule_taken_away(self):
-        "Test that who could write a user when the wizard began may no more"
+        "Test that a rule that changes during a wizard takes effect at once"
         (clerk, clerk_id), = self.enrolled(1)[0]
         manager, manager_id = self.manager(clerk_id)
         rpc = self.client(manager)

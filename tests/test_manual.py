@@ -27,26 +27,26 @@ MODULE = 'trytond.modules.authentication_totp'
 TESTS = Path(__file__).parent
 DOC = TESTS.parent / 'doc'
 ROW, CELL, REST = '   * - ', '     - ', '       '
-# The modules of the package, of which a new one is known at once
+# Read the modules from the package, so that the tests cover new ones
 ROOMS = {path.stem for path in TESTS.parent.glob('*.py')} - {
     '__init__', 'setup'}
-# Names of models begin with res and ir too, but in lower case
+# The names of models also begin with res and ir, but continue in lower case
 NAME = re.compile(
     rf'``((?:tests|{"|".join(sorted(ROOMS - {"res", "ir"}))}'
     r'|(?:res|ir)(?=\.[A-Z]))'
     r'\.(?!(?:py|xml)``)[\w.]+)``')
 FILE = re.compile(r'``(\w+)\.py``')
 SCENARIO = re.compile(r'``tests/(\w+\.rst)``')
-# The messages that are a part of others, or no trouble
+# Messages that are only parts of others, or report no problem
 PARTS = {
     f'msg_totp_{name}' for name in [
         'either', 'seconds', 'minutes', 'recovery_codes_file',
         'authenticator', 'authenticator_line', 'authenticator_line_used',
         'parameter_algorithm', 'parameter_digits', 'parameter_period',
         'token_name', 'device_line', 'all_devices', 'menu_words']}
-# What puts its text into the log or on the standard error
+# Functions that write their text to the log or to the standard error
 SPEAKERS = {'error', 'exception', 'exit', 'log', 'tell', 'warning'}
-# The settings without a default, of trytond, its modules and uWSGI
+# Settings of trytond, its modules and uWSGI that have no default
 OTHER_SETTINGS = {
     'web': {'hostname'},
     'session': {'authentication_ip_network'},
@@ -63,7 +63,7 @@ Pool.start()
 
 
 def tables(name):
-    "The tables of the page of the manual, as lists of rows of cells"
+    "Return the tables on the page of the manual, as lists of rows of cells"
     found, rows = [], None
     for line in (DOC / name).read_text(encoding='utf-8').splitlines():
         if line.startswith('.. list-table::'):
@@ -85,7 +85,7 @@ def tables(name):
 
 
 def first_cells(page):
-    "The paragraphs in the first column of the tables of the page, as text"
+    "Return the paragraphs in the first columns of the page's tables, as text"
     return {
         ' '.join(paragraph.replace('``', '').split())
         for _, *rows in tables(page)
@@ -94,7 +94,7 @@ def first_cells(page):
 
 
 def ini_blocks(page):
-    "The examples of configuration files on the page"
+    "Return the examples of configuration files on the page"
     return [
         re.sub('(?m)^ +', '', block)
         for block in re.findall(
@@ -103,7 +103,7 @@ def ini_blocks(page):
 
 
 def shape(node):
-    "The text of the expression with … for what changes, or None"
+    "Return the text of the expression with … for variables, or None"
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
         node = node.left
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -115,7 +115,7 @@ def shape(node):
 
 
 def spoken():
-    "What the package logs, and what the command and the settings refuse with"
+    "Yield the log lines, and the errors of the command and of the settings"
     for room in ROOMS:
         path = TESTS.parent / f'{room}.py'
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
@@ -130,7 +130,7 @@ def spoken():
 
 @unittest.skipUnless(DOC.is_dir(), "the manual is not installed")
 class ManualTestCase(unittest.TestCase):
-    "Test that what the manual promises to auditors and developers is there"
+    "Test that what the manual promises to auditors and developers exists"
 
     def resolve(self, name):
         package, _, rest = name.partition('.')
@@ -146,7 +146,7 @@ class ManualTestCase(unittest.TestCase):
                 place = getattr(place, attribute)
 
     def check_row(self, row):
-        "Check the row and return how many tests it names"
+        "Check the row and return the number of tests that it names"
         for cell in row:
             self.assertTrue(cell.strip(), "an empty cell")
         for name in NAME.findall('\n'.join(row)):
@@ -164,7 +164,7 @@ class ManualTestCase(unittest.TestCase):
         return count
 
     def check(self, page):
-        "Check the tables of the page and return how many tests they name"
+        "Check the page's tables and return the number of tests that they name"
         count = 0
         for head, *rows in tables(page):
             self.assertTrue(rows)
@@ -175,16 +175,16 @@ class ManualTestCase(unittest.TestCase):
         return count
 
     def test_audit(self):
-        "Test that each row for the auditor is filled and its tests exist"
+        "Test that each row for auditors is complete, and that its tests exist"
         self.assertGreater(self.check('audit.rst'), 100)
 
     def test_laws(self):
-        "Test that each law has a table, whose places and tests exist"
+        "Test that each law has a table, and that its places and tests exist"
         self.assertEqual(len(tables('laws.rst')), 11)
         self.assertGreater(self.check('laws.rst'), 50)
 
     def imports(self, room):
-        "The names of the modules of the package that the module imports"
+        "Return the names of the package's modules that the module imports"
         path = TESTS.parent / f'{room}.py'
         names = set()
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
@@ -195,7 +195,7 @@ class ManualTestCase(unittest.TestCase):
         return names
 
     def test_design(self):
-        "Test that the rooms and what they import are those of the package"
+        "Test that the page lists the modules of the package and their imports"
         (_, *rows), *_ = tables('design.rst')
         listed = []
         for files, _, imports in rows:
@@ -211,10 +211,10 @@ class ManualTestCase(unittest.TestCase):
 
 @unittest.skipUnless(DOC.is_dir(), "the manual is not installed")
 class TroubleTestCase(unittest.TestCase):
-    "Test that people find what they read on the page what_to_do_when"
+    "Test that users find each message on the page what_to_do_when"
 
     def test_messages(self):
-        "Test that each message is on the page, with … for what changes"
+        "Test that each message is on the page, with … for variables"
         texts = {}
         for record in ElementTree.parse(
                 TESTS.parent / 'message.xml').iter('record'):
@@ -224,7 +224,7 @@ class TroubleTestCase(unittest.TestCase):
         listed = first_cells('what_to_do_when.rst')
         for name in texts.keys() - PARTS:
             if name.startswith('msg_totp_email_'):
-                # An e-mail says itself what to do
+                # E-mails contain their own instructions
                 continue
             for text in texts[name]:
                 with self.subTest(name=name):
@@ -243,7 +243,7 @@ class TroubleTestCase(unittest.TestCase):
 
 @unittest.skipUnless(DOC.is_dir(), "the manual is not installed")
 class ExamplesTestCase(unittest.TestCase):
-    "Test that the examples of configuration files are right"
+    "Test that the examples of configuration files are correct"
 
     def test_names(self):
         "Test that each setting in an example exists"
@@ -266,7 +266,7 @@ class ExamplesTestCase(unittest.TestCase):
         self.assertGreater(count, 40)
 
     def test_load(self):
-        "Test that a server starts with each file and has nothing to report"
+        "Test that a server starts with each file and reports nothing"
         blocks = ini_blocks('examples.rst')
         self.assertEqual(len(blocks), 5)
         for block in blocks:
@@ -295,7 +295,7 @@ class ExamplesTestCase(unittest.TestCase):
 
 @unittest.skipUnless(DOC.is_dir(), "the manual is not installed")
 class PoliciesTestCase(TOTPTestCase):
-    "Test that the policies of the manual are right"
+    "Test that the policies in the manual are correct"
 
     def policies(self):
         for page in DOC.glob('*.rst'):
@@ -307,7 +307,7 @@ class PoliciesTestCase(TOTPTestCase):
                 yield policy.strip().strip('`')
 
     def test_policies(self):
-        "Test that the server has nothing to report about a policy"
+        "Test that the server reports nothing about the policies"
         policies = set(self.policies())
         self.assertGreater(len(policies), 10)
         with self.transaction():

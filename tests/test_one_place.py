@@ -16,11 +16,11 @@ from .tools import (
 class WizardMixin:
 
     def start_state(self, rpc):
-        "The page at which the wizard begins"
+        "Return the state in which the wizard begins"
         return rpc.wizard('create')[1]
 
     def opens(self, rpc):
-        "Whether the wizard opens by itself"
+        "Return whether the wizard opens by itself after login"
         with self.transaction():
             wizard = Pool().get('ir.model.data').get_id(
                 'authentication_totp', 'wizard_setup_totp')
@@ -43,7 +43,7 @@ class WizardMixin:
 
 
 class LostPhoneTestCase(WizardMixin, TOTPTestCase):
-    "Test that one recovery code leads to a new phone"
+    "Test that one recovery code is enough to set up a new phone"
 
     def recover(self):
         "Log in with a recovery code"
@@ -54,7 +54,7 @@ class LostPhoneTestCase(WizardMixin, TOTPTestCase):
         return login, user_id, rpc, others
 
     def test_new_phone(self):
-        "Test the way from the login to the codes of a new phone"
+        "Test the way from the login to the codes of the new phone"
         login, user_id, rpc, others = self.recover()
         self.assertTrue(self.opens(rpc))
         self.assertEqual(self.start_state(rpc), 'start')
@@ -75,7 +75,7 @@ class LostPhoneTestCase(WizardMixin, TOTPTestCase):
         self.assertTrue(self.logs_in(login, codes[0]))
 
     def test_other_sessions(self):
-        "Test that the login ends the other sessions of the user"
+        "Test that a login with a recovery code ends the user's other sessions"
         login, user_id = self.user(KEY)
         neighbour, _ = self.user(KEY)
         old, other = RPC(), RPC()
@@ -91,7 +91,7 @@ class LostPhoneTestCase(WizardMixin, TOTPTestCase):
             alive.model('res.user', 'get_preferences', False)
 
     def test_expired(self):
-        "Test that the session has to give a code after setup_timeout"
+        "Test that after setup_timeout seconds the session needs a code"
         for seconds, state in [
                 (599, 'start'), (600, 'overview'), (-1, 'overview')]:
             with self.subTest(seconds=seconds):
@@ -107,7 +107,7 @@ class LostPhoneTestCase(WizardMixin, TOTPTestCase):
                     self.assertEqual(self.failures(user_id), 0)
 
     def test_other_logins(self):
-        "Test that no other session gets a key without a code"
+        "Test that other sessions get no key without a code"
         login, user_id, _, others = self.recover()
         by_code, by_password = RPC(), RPC()
         by_code.login(login, password=PASSWORD, totp_code=self.code())
@@ -122,7 +122,7 @@ class LostPhoneTestCase(WizardMixin, TOTPTestCase):
                 BLANK)
 
     def test_replaces_only(self):
-        "Test that everything else still takes a code"
+        "Test that all other buttons require a code"
         login, user_id, rpc, others = self.recover()
         session_id, _, _ = rpc.wizard('create')
         for button in ['add', 'rename', 'renew', 'forget']:
@@ -133,7 +133,7 @@ class LostPhoneTestCase(WizardMixin, TOTPTestCase):
                 BLANK)
 
     def test_wizard_code(self):
-        "Test that a recovery code in the wizard leaves nothing open"
+        "Test that a recovery code in the wizard does not open the setup"
         login, user_id = self.user(KEY)
         codes = self.recovery_codes(user_id)
         rpc = self.client(login)
@@ -142,7 +142,7 @@ class LostPhoneTestCase(WizardMixin, TOTPTestCase):
 
 
 class DialogTestCase(WizardMixin, TOTPTestCase):
-    "Test the recovery codes after a set-up in the login dialog"
+    "Test the recovery codes after a setup in the login dialog"
     authentications = 'password+totp?setup_totp'
 
     def set_up(self):
@@ -156,7 +156,7 @@ class DialogTestCase(WizardMixin, TOTPTestCase):
         return login, user_id, key, rpc
 
     def test_at_once(self):
-        "Test that they come without another code, once"
+        "Test that the codes are shown once, without another code"
         login, _, _, rpc = self.set_up()
         self.assertTrue(self.opens(rpc))
         self.assertEqual(self.start_state(rpc), 'done')
@@ -171,7 +171,7 @@ class DialogTestCase(WizardMixin, TOTPTestCase):
         self.assertTrue(self.logs_in(login, codes[0]))
 
     def test_other_sessions(self):
-        "Test that only the session of the set-up gets them, for a while"
+        "Test that only the session of the setup gets the codes, for a while"
         login, _, key, rpc = self.set_up()
         self.now += 30
         later = RPC()
@@ -185,7 +185,7 @@ class DialogTestCase(WizardMixin, TOTPTestCase):
             self.assertNotIn('recovery_codes', result['view']['defaults'])
 
     def test_none(self):
-        "Test that there are none where they are turned off"
+        "Test that no codes are shown if recovery codes are turned off"
         self.set_totp('recovery_codes', '0')
         _, _, _, rpc = self.set_up()
         self.assertEqual(self.start_state(rpc), 'overview')
@@ -195,7 +195,7 @@ class DevicePageTestCase(WizardMixin, DevicesTestCase):
     "Test the remembered devices in the wizard"
 
     def test_forget(self):
-        "Test that they are shown, and forgotten with a code"
+        "Test that the devices are shown, and a code is needed to forget them"
         login, user_id = self.user(KEY)
         cookie = self.remember(login)
         rpc = RPC()
@@ -250,7 +250,7 @@ class TokenPageTestCase(WizardMixin, TOTPTestCase):
         self.assertEqual(self.events(user_id), ['set_up'])
 
     def test_phone_instead(self):
-        "Test that a user with a token may use a phone"
+        "Test that a user with an assigned token may use a phone instead"
         login, user_id = self.user()
         self.assign(user_id)
         rpc = self.client(login)
@@ -259,7 +259,7 @@ class TokenPageTestCase(WizardMixin, TOTPTestCase):
         self.assertTrue(result['view']['defaults']['secret'])
 
     def test_further(self):
-        "Test that a further token takes a code first"
+        "Test that adding a token requires a code"
         login, user_id = self.user(KEY)
         serial = self.assign(user_id)
         rpc = self.client(login)
@@ -288,11 +288,11 @@ class TokenPageTestCase(WizardMixin, TOTPTestCase):
 
 
 class RequiredPageTestCase(WizardMixin, TOTPTestCase):
-    "Test that the wizard says from when on TOTP is required"
+    "Test that the wizard says from which day on TOTP is required"
     authentications = 'password+totp?no_totp_secret'
 
     def test_day(self):
-        "Test the day that the page of a new key shows"
+        "Test the day on the page with a new key"
         login, user_id = self.user()
         day = dt.date(2033, 6, 1)
         for required, expected in [(False, None), (True, day)]:

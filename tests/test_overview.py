@@ -22,7 +22,7 @@ BUTTONS = ['add', 'replace', 'rename', 'remove', 'renew', 'turn_off']
 
 
 class OverviewTestCase(TOTPTestCase):
-    "Test the page where users look after their TOTP"
+    "Test the page where users manage their own TOTP"
     authentications = 'password'
 
     def setUp(self):
@@ -41,7 +41,7 @@ class OverviewTestCase(TOTPTestCase):
         self.now += 30
         key = self.add_authenticator(self.user_id, name=name)
         self.now += 30
-        # It has ended the session
+        # The new authenticator has ended the session
         self.rpc = self.client(self.login)
         return key
 
@@ -52,7 +52,7 @@ class OverviewTestCase(TOTPTestCase):
         return context.exception.args[1][0]
 
     def press(self, button, code, **values):
-        "Press the button, and confirm what it warns of"
+        "Press the button, and confirm its warning"
         values = {'authenticator': '1', 'name': 'x', 'code': code, **values}
         try:
             return self.rpc.overview(button, **values)
@@ -63,7 +63,7 @@ class OverviewTestCase(TOTPTestCase):
         return self.rpc.overview(button, **values)
 
     def state(self):
-        "What the buttons change"
+        "Return everything that the buttons can change"
         stored = self.stored_secret(self.user_id)
         with self.transaction(self.user_id):
             user = Pool().get('res.user')(self.user_id)
@@ -85,7 +85,7 @@ class OverviewTestCase(TOTPTestCase):
             self.set_config('session', 'authentications', 'password')
 
     def test_shown(self):
-        "Test what the page shows"
+        "Test the content of the page"
         key = self.add("Tablet")
         self.logs_in(right_code(key, self.now))
         _, shown = self.rpc.overview()
@@ -103,7 +103,7 @@ class OverviewTestCase(TOTPTestCase):
             [[None, ''], ['1', "Authenticator"], ['2', "Tablet"]])
 
     def test_shown_of_others(self):
-        "Test that nobody is shown the authenticators of others"
+        "Test that users do not see the authenticators of others"
         self.add("Tablet")
         other, _ = self.user(OTHER_KEY)
         rpc = self.client(other)
@@ -118,7 +118,7 @@ class OverviewTestCase(TOTPTestCase):
                 [[None, ''], ['1', "Authenticator"]])
 
     def test_blank(self):
-        "Test that each button asks for a code, and does not count a blank one"
+        "Test that each button requires a code, and does not count a blank one"
         before = self.state()
         for button in BUTTONS:
             for code in [None, '', '  ', '\u200b']:
@@ -130,7 +130,7 @@ class OverviewTestCase(TOTPTestCase):
         self.assertEqual(self.failures(self.user_id, 'recovery'), 0)
 
     def test_wrong(self):
-        "Test that each button counts a wrong code and does nothing"
+        "Test that each button counts a wrong code and changes nothing"
         before = self.state()
         for count, button in enumerate(BUTTONS, 1):
             with self.subTest(button=button):
@@ -155,7 +155,7 @@ class OverviewTestCase(TOTPTestCase):
                     & (table.kind == 'elsewhere')))
 
     def test_without_totp(self):
-        "Test that the buttons do nothing for a user without TOTP"
+        "Test that the buttons change nothing for a user without TOTP"
         login, user_id = self.user()
         rpc = self.client(login)
         session_id, _ = rpc.start_setup()
@@ -190,7 +190,7 @@ class OverviewTestCase(TOTPTestCase):
                             **shown, 'name': f"Phone {number}",
                             'code': right_code(key, self.now)}},
                     'confirm')
-                # The recovery codes go on
+                # The recovery codes stay valid
                 self.assertFalse(
                     result['view']['defaults'].get('recovery_codes'))
                 self.assertEqual(self.names(), [*before, f"Phone {number}"])
@@ -203,7 +203,7 @@ class OverviewTestCase(TOTPTestCase):
         self.assertTrue(self.logs_in(self.codes[0]))
 
     def test_add_without_recovery_codes(self):
-        "Test that a user who has none left gets recovery codes"
+        "Test that users without any recovery codes get new ones"
         with self.transaction():
             Pool().get('res.user.totp_recovery_code').clear([self.user_id])
         session_id, shown = self.press('add', self.code())
@@ -216,7 +216,7 @@ class OverviewTestCase(TOTPTestCase):
         self.assertTrue(self.logs_in(codes[0]))
 
     def test_add_too_many(self):
-        "Test that the limit is told before a code is used"
+        "Test that the limit is reported before a code is used"
         self.set_totp('max_authenticators', '2')
         self.add("Tablet")
         before = self.state()
@@ -224,12 +224,12 @@ class OverviewTestCase(TOTPTestCase):
             self.assertEqual(self.told(self.press, 'add', code), MAX)
         self.assertEqual(self.state(), before)
         self.assertEqual(self.failures(self.user_id), 0)
-        # To replace them is possible
+        # The limit does not prevent replacing all authenticators
         _, shown = self.press('replace', self.code())
         self.assertTrue(shown['secret'])
 
     def test_replace(self):
-        "Test that one recovery code leads to a new phone, in two pages"
+        "Test that one recovery code is enough for a new phone, in two pages"
         old = self.add("Tablet")
         session_id, shown = self.press('replace', self.codes[0])
         self.assertEqual(shown['account'], f'{self.login} (3)')
@@ -253,12 +253,12 @@ class OverviewTestCase(TOTPTestCase):
                 'set_up', 'added', 'recovered', 'replaced'])
 
     def test_replace_or_add(self):
-        "Test that the button decides what the new key does"
+        "Test that only the button decides whether the new key replaces others"
         for button, count in [('add', 2), ('replace', 1)]:
             for forged in [{}, {'secret': KEY, 'account': self.login}]:
                 self.now += 30
                 session_id, shown = self.press(button, self.code())
-                # Neither what the client sends nor another button counts
+                # Neither values from the client nor another button change it
                 with self.assertRaises(Refused):
                     self.rpc.wizard(
                         'execute', session_id, {'overview': {}},
@@ -272,7 +272,7 @@ class OverviewTestCase(TOTPTestCase):
             self.rpc = self.client(self.login)
 
     def test_started_again(self):
-        "Test that who starts again is told to delete the entry of before"
+        "Test that a second start tells the user to delete the first entry"
         _, shown = self.press('add', self.code())
         self.assertFalse(shown['again'])
         self.now += 30
@@ -281,7 +281,7 @@ class OverviewTestCase(TOTPTestCase):
             self.assertNotEqual(again['secret'], shown['secret'])
             self.assertTrue(again['again'])
             self.now += 30
-        # The entry is no longer worth a word
+        # The first key has expired, and is no longer mentioned
         self.now += 600
         _, shown = self.press('add', self.code())
         self.assertFalse(shown['again'])
@@ -299,7 +299,7 @@ class OverviewTestCase(TOTPTestCase):
         self.assertEqual(self.names(), ["Authenticator", "Old iPad"])
 
     def test_rename_blank(self):
-        "Test that no authenticator is without a name"
+        "Test that an authenticator cannot have a blank name"
         for name in [None, '', ' ']:
             with self.subTest(name=name):
                 with self.assertRaises(Refused):
@@ -308,7 +308,7 @@ class OverviewTestCase(TOTPTestCase):
         self.assertTrue(self.logs_in(self.code()))
 
     def test_no_authenticator(self):
-        "Test what a client sends that is the number of no authenticator"
+        "Test values from a client that are the number of no authenticator"
         self.add("Tablet")
         for number in [None, '', '0', '999', 'x', '-1', [], 5, True]:
             for button in ['rename', 'remove']:
@@ -336,7 +336,7 @@ class OverviewTestCase(TOTPTestCase):
         self.assertEqual(self.names(), ["Authenticator"])
 
     def test_remove_last(self):
-        "Test that to remove the last one is to turn TOTP off, with a warning"
+        "Test that removing the last one warns, and then turns off TOTP"
         with self.assertRaises(Refused) as context:
             self.rpc.overview('remove', code=self.code(), authenticator='1')
         self.assertEqual(context.exception.args[0], 'UserWarning')
@@ -359,11 +359,11 @@ class OverviewTestCase(TOTPTestCase):
             self.assertFalse(shown.get('saved'))
             self.assertFalse(self.logs_in(old))
             self.assertTrue(self.logs_in(self.codes[5]))
-            # A login with a recovery code ends the other sessions
+            # A login with a recovery code has ended the other sessions
             self.rpc = self.client(self.login)
 
     def test_turn_off(self):
-        "Test that a code or a recovery code turns TOTP off after a warning"
+        "Test that a code or a recovery code turns off TOTP after a warning"
         for recovery in [False, True]:
             with self.subTest(recovery=recovery):
                 code = self.codes[0] if recovery else self.code()
@@ -385,7 +385,7 @@ class OverviewTestCase(TOTPTestCase):
             self.rpc = self.client(self.login)
 
     def test_required(self):
-        "Test that it is refused, without a warning, where TOTP is required"
+        "Test that users for whom TOTP is required cannot turn it off"
         with self.transaction():
             User = Pool().get('res.user')
             User.write([User(self.user_id)], {'totp_required': True})
@@ -397,13 +397,13 @@ class OverviewTestCase(TOTPTestCase):
                 self.assertIn("You cannot turn TOTP off", message)
         self.assertEqual(self.state(), before)
         self.assertEqual(self.failures(self.user_id), 0)
-        # One of several can be removed
+        # Removing one of several authenticators is allowed
         self.add("Tablet")
         self.press('remove', self.code(), authenticator='2')
         self.assertEqual(self.names(), ["Authenticator"])
 
     def test_done(self):
-        "Test the page with the recovery codes, which ends at the server"
+        "Test the page with the recovery codes, which the server closes"
         session_id, shown = self.press('renew', self.code())
         self.assertEqual(
             shown['recovery_codes_name'],
@@ -417,7 +417,7 @@ class OverviewTestCase(TOTPTestCase):
                     'execute', session_id, {'done': values}, 'close'), {})
 
     def test_logs(self):
-        "Test that no code that a client sends is in a log at INFO"
+        "Test that no code from a client is in the log at INFO"
         sent = []
         with self.assertLogs(level=logging.INFO) as logs:
             for button, code in [
@@ -446,9 +446,9 @@ class OverviewTestCase(TOTPTestCase):
             self.assertNotIn(text if '//' in text else text[:6], output)
 
     def execute(self, session_id, state, button, sent, values):
-        "Send the values as sao does, note the secret ones, return the next"
+        "Send the values as sao does, add secret ones to sent, return the next"
         for name in ['secret', 'code', 'recovery_codes']:
-            # Of the page with the list it is how many are left
+            # On the page overview, recovery_codes is the number of those left
             if isinstance(values.get(name), str):
                 sent += values[name].split()[:1]
         sent += [values[name] for name in ['secret_uri'] if name in values]
@@ -459,7 +459,7 @@ class OverviewTestCase(TOTPTestCase):
         return result['view']['defaults'] if result.get('view') else None
 
     def test_done_ended_session(self):
-        "Test that the page closes in the session of a new login"
+        "Test that the page can be closed in the session of a new login"
         session_id, shown = self.press('replace', self.code())
         self.rpc.confirm_setup(
             session_id, shown, code=right_code(shown['secret'], self.now))

@@ -17,19 +17,19 @@ OWN = (
 
 
 class OwnAccountTestCase(TOTPTestCase):
-    "Test that nobody resets or unlocks the own TOTP without a code (law 2)"
+    "Test that no user resets or unlocks their own TOTP without a code (law 2)"
 
     def setUp(self):
         super().setUp()
         self.lift_core_limit()
 
     def administrator(self, key=KEY):
-        "Return login, id and client of an administrator who has TOTP"
+        "Return login, id and client of an administrator with the key"
         login, user_id = self.user(key, administrator=True)
         return login, user_id, self.client(login)
 
     def wait(self, login):
-        "Enter wrong codes until codes wait"
+        "Enter wrong codes until the user has to wait"
         self.dialogue(
             login, password=[PASSWORD], totp_code=[self.code(95)] * 3)
 
@@ -39,7 +39,7 @@ class OwnAccountTestCase(TOTPTestCase):
     def reset(self, rpc, *user_ids, first=None):
         """Run the wizard
 
-        first: the users of the first request, those of the last by default
+        first: the users of the first request, by default those of the last
         """
         prefix = 'wizard.res.user.reset_totp'
         ids = list(first or user_ids)
@@ -60,14 +60,14 @@ class OwnAccountTestCase(TOTPTestCase):
         self.assertEqual((error, message), ('UserError', OWN))
 
     def assertUnchanged(self, *user_ids):
-        "Check that the users still wait, and have their authenticator"
+        "Check that the users still have to wait, and keep their authenticator"
         for user_id in user_ids:
             self.assertTrue(self.stored_secret(user_id))
             self.assertEqual(self.failures(user_id), 3)
             self.assertEqual(self.events(user_id), ['set_up', 'failed'])
 
     def test_refused(self):
-        "Test that an administrator is refused alone and among others"
+        "Test that administrators are refused, alone or together with others"
         login, user_id, rpc = self.administrator()
         other, other_id = self.user(KEY)
         for name in [login, other]:
@@ -80,7 +80,7 @@ class OwnAccountTestCase(TOTPTestCase):
         self.assertUnchanged(user_id, other_id)
 
     def test_wizard_other_users(self):
-        "Test that the last request may not name the own account either"
+        "Test that the last request cannot name the user's own account either"
         login, user_id, rpc = self.administrator()
         other, other_id = self.user(KEY)
         for name in [login, other]:
@@ -91,7 +91,7 @@ class OwnAccountTestCase(TOTPTestCase):
         self.assertUnchanged(user_id, other_id)
 
     def test_manager(self):
-        "Test a manager who may write the own account"
+        "Test a manager whose rule includes the manager's own account"
         other, other_id = self.user(KEY)
         login, user_id = self.manager(other_id)
         with self.transaction():
@@ -114,7 +114,7 @@ class OwnAccountTestCase(TOTPTestCase):
         self.assertIsNone(self.stored_secret(other_id))
 
     def test_another(self):
-        "Test that another administrator may do both"
+        "Test that another administrator may reset and unlock"
         login, user_id, _ = self.administrator()
         _, _, rpc = self.administrator(OTHER_KEY)
         self.wait(login)
@@ -126,14 +126,14 @@ class OwnAccountTestCase(TOTPTestCase):
             self.events(user_id), ['set_up', 'failed', 'unlocked', 'reset'])
 
     def test_without_totp(self):
-        "Test that administrators without TOTP reset others along with theirs"
+        "Test that administrators without TOTP reset others and themselves"
         login, user_id, rpc = self.administrator(None)
         other, other_id = self.user(KEY)
         self.reset(rpc, other_id, user_id)
         self.assertIsNone(self.stored_secret(other_id))
 
     def test_command(self):
-        "Test that the command on the server does both"
+        "Test that the command on the server may reset and unlock"
         login, user_id, _ = self.administrator()
         self.wait(login)
         with redirect_stdout(io.StringIO()):
@@ -143,7 +143,7 @@ class OwnAccountTestCase(TOTPTestCase):
         self.assertIsNone(self.stored_secret(user_id))
 
     def test_server(self):
-        "Test server code that runs as a user and as the server"
+        "Test server code that runs as the user, and as the server"
         login, user_id, _ = self.administrator()
         self.wait(login)
         for name in ['unlock_totp', 'reset_totp']:

@@ -12,7 +12,7 @@ class RenameTestCase(TOTPTestCase):
     authentications = 'password+totp?device_cookie'
 
     def device(self, login):
-        "A cookie of a device that the user has used"
+        "Return the cookie of a new device of the user"
         return self.client(login).model('res.user.device', 'renew', None)
 
     def rename(self, user_id, login):
@@ -26,7 +26,7 @@ class RenameTestCase(TOTPTestCase):
             user_id)
 
     def assertUnknown(self, login, cookie):
-        "Check that the code is asked for"
+        "Check that a login with the cookie needs a code"
         with self.assertRaises(Refused) as context:
             RPC().login(login, password=PASSWORD, device_cookie=cookie)
         error, (name, *_) = context.exception.args
@@ -50,7 +50,7 @@ class RenameTestCase(TOTPTestCase):
         self.assertUnknown(login, cookie)
 
     def test_next_owner(self):
-        "Test that the next owner of the login has no device of the last one"
+        "Test that the next owner of the login does not inherit devices"
         login, user_id = self.user(KEY)
         cookies = [self.device(login) for _ in range(2)]
         self.rename(user_id, f'{login} old')
@@ -61,21 +61,21 @@ class RenameTestCase(TOTPTestCase):
             self.assertUnknown(f'{login} old', cookie)
 
     def test_created(self):
-        "Test that a user created with the login has none either"
+        "Test that a new user with the login does not inherit devices"
         login, user_id = self.user(KEY)
         cookie = self.device(login)
         self.rename(user_id, 'renamed')
-        # It is named after the count of the users of the test
+        # Logins of a test are numbered, so this one is the same again
         next_login, next_id = self.user(KEY)
         self.assertEqual(next_login, login)
         self.assertUnknown(login, cookie)
         self.rename(user_id, f'{login} renamed')
 
     def test_left_behind(self):
-        "Test that devices left behind under the new login are forgotten"
+        "Test that old devices of the new login are forgotten"
         login, user_id = self.user(KEY)
         cookie = self.device(login)
-        # As SQL or a release before this one has renamed the user
+        # Rename with SQL, as another program or an older release would
         with self.transaction() as transaction:
             table = Pool().get('res.user').__table__()
             transaction.connection.cursor().execute(*table.update(
@@ -86,7 +86,7 @@ class RenameTestCase(TOTPTestCase):
         self.assertUnknown(login, cookie)
 
     def test_others(self):
-        "Test that the devices of other users stay"
+        "Test that other users keep their devices"
         login, user_id = self.user(KEY)
         self.device(login)
         other, other_id = self.user(KEY)
@@ -95,7 +95,7 @@ class RenameTestCase(TOTPTestCase):
         self.assertKnown(other, other_id, cookie)
 
     def test_other_fields(self):
-        "Test that another change keeps the devices"
+        "Test that other changes of the user keep the devices"
         login, user_id = self.user(KEY)
         cookie = self.device(login)
         with self.transaction():
@@ -106,14 +106,14 @@ class RenameTestCase(TOTPTestCase):
         self.assertKnown(login, user_id, cookie)
 
     def test_same(self):
-        "Test that an import that writes the login as it is keeps the devices"
+        "Test that an import that writes the same login keeps the devices"
         login, user_id = self.user(KEY)
         cookie = self.device(login)
         self.rename(user_id, login)
         self.assertKnown(login, user_id, cookie)
 
     def test_swap(self):
-        "Test two users who exchange their logins in one request"
+        "Test two users who swap their logins in one request"
         users = [self.user(KEY) for _ in range(2)]
         (alice, alice_id), (bob, bob_id) = users
         cookies = [self.device(login) for login, _ in users]
@@ -127,7 +127,7 @@ class RenameTestCase(TOTPTestCase):
                 self.assertUnknown(login, cookie)
 
     def test_several(self):
-        "Test several users whom one call renames"
+        "Test several users renamed by one call"
         users = [self.user(KEY) for _ in range(2)]
         cookies = [self.device(login) for login, _ in users]
         other, other_id = self.user(KEY)
@@ -146,7 +146,7 @@ class RenameTestCase(TOTPTestCase):
         self.assertKnown(other, other_id, other_cookie)
 
     def test_save(self):
-        "Test a record that is saved"
+        "Test a record that is changed by save"
         login, user_id = self.user(KEY)
         cookie = self.device(login)
         with self.transaction():
@@ -157,7 +157,7 @@ class RenameTestCase(TOTPTestCase):
         self.assertEqual(self.rows(login), 0)
 
     def test_session(self):
-        "Test that a device made after the renaming is remembered"
+        "Test that a device from after the renaming is remembered"
         login, user_id = self.user(KEY)
         self.rename(user_id, f'{login} new')
         cookie = self.device(f'{login} new')

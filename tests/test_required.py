@@ -8,11 +8,11 @@ from .tools import KEY, PASSWORD, RPC, Refused, TOTPTestCase
 
 
 class AdministratorsTestCase(TOTPTestCase):
-    """Test whom the requirement of a group reaches among administrators
+    """Test which administrators the requirement of a group concerns
 
-    In one series administrators are the members of a group, in the other they
-    have the rights of all groups, so that what is required of any group is
-    required of them.
+    In Tryton 8.0, administrators are the members of a group. In Tryton 8.2,
+    they have the rights of all groups, so the requirement of any group applies
+    to them.
     """
     authentications = 'password+totp?no_totp_secret'
 
@@ -24,7 +24,7 @@ class AdministratorsTestCase(TOTPTestCase):
             Group = pool.get('res.group')
             group, = Group.create([{'name': self.id()}])
             self.group = group.id
-        # Administrators of other tests would be required as well
+        # The group would also require TOTP for administrators of other tests
         self.addCleanup(self.require, self.group, False)
 
     def require(self, group, required=True, active=True):
@@ -54,7 +54,7 @@ class AdministratorsTestCase(TOTPTestCase):
                     expected, clause)
 
     def test_group(self):
-        "Test that what is required of any group is of administrators too"
+        "Test that the requirement of any group applies to administrators"
         admin = self.user(administrator=True)
         user = self.user()
         self.assertRequired(*admin, False)
@@ -69,7 +69,7 @@ class AdministratorsTestCase(TOTPTestCase):
         self.assertRequired(*admin, False)
 
     def test_group_of_administrators(self):
-        "Test the requirement of the group that holds the administrators"
+        "Test the requirement of the group of administrators"
         if self.boolean:
             self.skipTest("a boolean tells who is an administrator")
         with self.transaction():
@@ -82,7 +82,7 @@ class AdministratorsTestCase(TOTPTestCase):
         self.assertRequired(*user, False)
 
     def test_become(self):
-        "Test that the requirement follows who is an administrator"
+        "Test that the requirement follows changes of administrators"
         login, user_id = self.user()
         self.require(self.group)
         self.assertRequired(login, user_id, False)
@@ -106,7 +106,7 @@ class AdministratorsTestCase(TOTPTestCase):
             user_id)
 
     def test_shown(self):
-        "Test that administrators see that they are required"
+        "Test that administrators see that TOTP is required for them"
         login, user_id = self.user(KEY, administrator=True)
         self.require(self.group)
         values, = self.client(login).model(
@@ -117,7 +117,7 @@ class AdministratorsTestCase(TOTPTestCase):
             (self.boolean, True))
 
     def test_set_up_in_dialog(self):
-        "Test that required administrators set TOTP up in the dialog"
+        "Test that administrators set up TOTP in the dialog if it is required"
         self.set_config(
             'session', 'authentications',
             'password+totp?no_totp_secret:setup_totp')

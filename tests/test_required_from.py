@@ -15,7 +15,7 @@ from trytond.tools import timezone
 from .tools import (
     KEY, PASSWORD, RPC, WITHOUT, Refused, TOTPTestCase, right_code)
 
-# 2033-05-18 is the day of the clock of the tests, 03:33:20 in UTC
+# By the clock of the tests, it is 03:33:20 UTC on 2033-05-18
 TODAY = dt.date(2033, 5, 18)
 DAY = dt.timedelta(days=1)
 TOMORROW = TODAY + DAY
@@ -43,7 +43,7 @@ class RequiredTestCase(TOTPTestCase):
             subgroup, = Group.create([
                     {'name': f'{self.id()} sub', 'parent': self.group}])
             self.subgroup = subgroup.id
-        # Administrators of other tests would be required as well
+        # The group would also require TOTP for administrators of other tests
         self.addCleanup(
             self.write, 'res.group', [self.group, self.subgroup],
             totp_required=False)
@@ -54,7 +54,7 @@ class RequiredTestCase(TOTPTestCase):
             Model.write(Model.browse(ids), values)
 
     def require(self, day, *user_ids):
-        "Require TOTP for the users, or else for the group"
+        "Require TOTP for the users, or for the group if there are none"
         values = {'totp_required': True, 'totp_required_from': day}
         if user_ids:
             self.write('res.user', user_ids, **values)
@@ -68,7 +68,7 @@ class RequiredTestCase(TOTPTestCase):
         return login, user_id
 
     def request(self, login, **parameters):
-        "The id of the user whom one request lets in, or what it is told"
+        "Return the id of the user whom the request accepts, or the answer"
         try:
             return RPC().login(login, password=PASSWORD, **parameters)
         except Refused as refused:
@@ -97,7 +97,7 @@ class RequiredTestCase(TOTPTestCase):
 
 
 class DayTestCase(RequiredTestCase):
-    "Test the day from which on TOTP is required"
+    "Test the first day on which TOTP is required"
 
     def test_user(self):
         "Test the day before, the day, and the day after"
@@ -105,7 +105,7 @@ class DayTestCase(RequiredTestCase):
         self.assertRequired(login, user_id, False, None)
         self.require(TOMORROW, user_id)
         self.assertRequired(login, user_id, False, TOMORROW)
-        # The last second of the day before
+        # Begin with the last second of the day before
         self.now = int(
             dt.datetime(2033, 5, 19, tzinfo=dt.timezone.utc).timestamp()) - 1
         self.assertRequired(login, user_id, False, TOMORROW)
@@ -123,14 +123,14 @@ class DayTestCase(RequiredTestCase):
         self.assertRequired(login, user_id, True, TODAY)
 
     def test_day_alone(self):
-        "Test that a day without the box requires nothing"
+        "Test that a day without the checkbox requires nothing"
         login, user_id = self.member()
         self.write('res.user', [user_id], totp_required_from=TODAY)
         self.write('res.group', [self.group], totp_required_from=TODAY)
         self.assertRequired(login, user_id, False, None)
 
     def test_group(self):
-        "Test the day of a group, for its members and those of a subgroup"
+        "Test the day of a group, for its members and those of its subgroup"
         members = [self.member(), self.member(self.subgroup)]
         other = self.user()
         self.require(TOMORROW)
@@ -146,7 +146,7 @@ class DayTestCase(RequiredTestCase):
             self.assertRequired(*member, False, None)
 
     def test_earliest(self):
-        "Test that the earliest day of user and groups counts"
+        "Test that the earliest day of the user and the groups counts"
         login, user_id = self.member(self.subgroup)
         self.require(TODAY + 3 * DAY)
         self.require(TODAY + 5 * DAY, user_id)
@@ -159,7 +159,7 @@ class DayTestCase(RequiredTestCase):
         self.assertRequired(login, user_id, True, TODAY + 2 * DAY)
 
     def test_administrator(self):
-        "Test the day of a group for administrators, who have all groups"
+        "Test that the day of any group applies to administrators"
         admin = self.user(administrator=True)
         self.require(TOMORROW)
         day = TOMORROW if self.boolean else None
@@ -168,10 +168,10 @@ class DayTestCase(RequiredTestCase):
         self.assertRequired(*admin, self.boolean, day)
 
     def test_time_zone(self):
-        "Test that the day begins in the time zone of the server"
+        "Test that the day begins at midnight in the time zone of the server"
         login, user_id = self.user()
         self.require(TOMORROW, user_id)
-        # 10:30 in UTC, half past midnight of the next day at UTC+14
+        # It is 10:30 in UTC, and 00:30 on the next day at UTC+14
         self.now = int(dt.datetime(
                 2033, 5, 18, 10, 30, tzinfo=dt.timezone.utc).timestamp())
         self.assertRequired(login, user_id, False, TOMORROW)
@@ -181,12 +181,12 @@ class DayTestCase(RequiredTestCase):
             with self.subTest(zone=zone), \
                     patch.object(timezone, 'SERVER', ZoneInfo(zone)):
                 self.assertRequired(login, user_id, required, TOMORROW)
-        # What a client says of itself does not count
+        # The context of a client has no effect
         self.assertEqual(
             self.request(login, timezone='Pacific/Kiritimati'), user_id)
 
     def test_wizard_opens(self):
-        "Test that until then the wizard opens after each login"
+        "Test that the wizard opens after each login before the day"
         login, user_id = self.user()
         self.require(TOMORROW, user_id)
         for _ in range(2):
@@ -202,7 +202,7 @@ class DayTestCase(RequiredTestCase):
                                 'authentication_totp', 'wizard_setup_totp')))
 
     def test_enrol_before(self):
-        "Test that who sets TOTP up before the day logs in with it after"
+        "Test that users who set up TOTP before the day log in with it later"
         login, user_id = self.user()
         self.require(TOMORROW, user_id)
         rpc = RPC()
@@ -214,7 +214,7 @@ class DayTestCase(RequiredTestCase):
             user_id)
 
     def test_enrol_in_dialog(self):
-        "Test that from the day on TOTP is set up in the dialog"
+        "Test that from the day on the login dialog sets up TOTP"
         self.set_config(
             'session', 'authentications',
             'password+totp?no_totp_secret:setup_totp')
@@ -226,7 +226,7 @@ class DayTestCase(RequiredTestCase):
             self.request(login), '([A-Z2-7]{4} ){7}[A-Z2-7]{4}')
 
     def test_turn_off(self):
-        "Test that TOTP can be turned off until the day"
+        "Test that TOTP can be turned off before the day"
         for days, kind in [(1, 'removed'), (0, 'set_up')]:
             with self.subTest(days=days):
                 login, user_id = self.user(KEY)
@@ -241,7 +241,7 @@ class DayTestCase(RequiredTestCase):
                 self.assertEqual(self.events(user_id)[-1], kind)
 
     def test_tab(self):
-        "Test that the tab has those of whom TOTP is required on the day"
+        "Test that the tab lists the users for whom TOTP is required today"
         login, admin_id = self.user(KEY, administrator=True)
         users = [self.user()[1] for _ in range(3)]
         enrolled, enrolled_id = self.user(KEY)
@@ -263,7 +263,7 @@ class DayTestCase(RequiredTestCase):
             rpc = self.client(login)
 
     def test_not_self(self):
-        "Test that nobody changes the own day"
+        "Test that users cannot change the day for themselves"
         login, user_id = self.member()
         self.require(TOMORROW, user_id)
         rpc = self.client(login)
@@ -277,10 +277,10 @@ class DayTestCase(RequiredTestCase):
 
 
 class WithoutTestCase(RequiredTestCase):
-    "Test what users are told who need TOTP and have none"
+    "Test the message for users who need TOTP and have not set it up"
 
     def test_required(self):
-        "Test that they are told, whatever they enter, and nothing counts"
+        "Test that the message comes for each code, and no attempt is counted"
         login, user_id = self.user()
         self.require(None, user_id)
         before = self.network_attempts()
@@ -295,7 +295,7 @@ class WithoutTestCase(RequiredTestCase):
         self.assertEqual(self.request(login, totp_code=''), WITHOUT)
 
     def test_everybody(self):
-        "Test it where everybody needs TOTP"
+        "Test the message if all users need TOTP"
         self.set_config('session', 'authentications', 'password+totp')
         login, _ = self.user()
         enrolled, enrolled_id = self.user(KEY)
@@ -306,7 +306,7 @@ class WithoutTestCase(RequiredTestCase):
             self.request(enrolled, totp_code=self.code()), enrolled_id)
 
     def test_other(self):
-        "Test that they are told of another way where there is one"
+        "Test that the message mentions other ways to log in, if there are any"
         self.set_config(
             'session', 'authentications', 'password+totp,password+sms')
         login, user_id = self.user()
@@ -317,7 +317,7 @@ class WithoutTestCase(RequiredTestCase):
         self.assertIn(('totp_code', OTHER), questions)
 
     def test_silent(self):
-        "Test that nobody is told before a first factor has passed"
+        "Test that the message comes only after a first factor"
         login, user_id = self.user()
         self.require(None, user_id)
         self.assertNotEqual(
@@ -332,7 +332,7 @@ class WithoutTestCase(RequiredTestCase):
                 self.assertNotIn("set up", str(answer))
 
     def test_statements(self):
-        "Test that a login with a code still needs no further statement"
+        "Test that a login with a code needs no more statements"
         self.set_config('session', 'authentications', 'password+totp')
         login, user_id = self.user(KEY)
         self.assertEqual(
@@ -346,7 +346,7 @@ class WithoutTestCase(RequiredTestCase):
 
 
 class WarningTestCase(RequiredTestCase):
-    "Test the warning to whom requires TOTP of users without it"
+    "Test the warning before TOTP is required for users who have not set it up"
 
     def setUp(self):
         super().setUp()
@@ -354,7 +354,7 @@ class WarningTestCase(RequiredTestCase):
         self.rpc = self.client(self.admin)
 
     def assertWarned(self, model, method, *args):
-        "Check that the call warns, and return the message and the description"
+        "Check that the call warns; return name, message and description"
         with self.assertRaises(Refused) as context:
             self.rpc.model(model, method, *args)
         error, (name, message, description) = context.exception.args
@@ -362,7 +362,7 @@ class WarningTestCase(RequiredTestCase):
         return name, message, description
 
     def test_user(self):
-        "Test that requiring TOTP of users warns of those without"
+        "Test that requiring TOTP for users warns about those without it"
         (_, first), (_, second), (_, enrolled) = (
             self.user(), self.user(), self.user(KEY))
         values = {'totp_required': True}
@@ -374,17 +374,17 @@ class WarningTestCase(RequiredTestCase):
             f"(2): {', '.join(names)}.")
         self.assertEqual(description, LOCKED_OUT)
         self.assertEqual(self.mandatory(first), (False, None))
-        # Who agrees goes on
+        # The change is saved once the user has confirmed
         self.rpc.model('res.user.warning', 'skip', name)
         self.rpc.model(
             'res.user', 'write', [first, second, enrolled], values)
         self.assertEqual(self.mandatory(first), (True, TODAY))
-        # Other changes do not warn again, nor those of users with TOTP
+        # Neither other changes nor users with TOTP cause a warning
         self.rpc.model('res.user', 'write', [first], {'name': 'x'})
         self.rpc.model('res.user', 'write', [enrolled], values)
 
     def test_lift(self):
-        "Test that to require TOTP no longer does not warn"
+        "Test that lifting the requirement does not warn"
         _, user_id = self.user()
         self.require(None, user_id)
         self.rpc.model(
@@ -401,13 +401,13 @@ class WarningTestCase(RequiredTestCase):
             "have not set it up (1): test_day-1.")
 
     def test_create(self):
-        "Test that a new user for whom TOTP is required is one without"
+        "Test that a new user for whom TOTP is required causes a warning"
         values = {'name': 'New', 'login': self.id(), 'totp_required': True}
         self.assertIn(
             "(1): New.", self.assertWarned('res.user', 'create', [values])[1])
 
     def test_actor(self):
-        "Test that the actor comes first, and no more than five are named"
+        "Test that the warning names the actor first, and at most five users"
         login, user_id = self.user(administrator=True)
         others = [self.user()[1] for _ in range(6)]
         self.rpc = self.client(login)
@@ -417,7 +417,7 @@ class WarningTestCase(RequiredTestCase):
         self.assertIn(f"(7): {', '.join(names)}, ….", message)
 
     def test_group(self):
-        "Test that requiring TOTP of a group warns of its members"
+        "Test that requiring TOTP for a group warns about its members"
         for kwargs in [{}, {'group': self.subgroup}, {'key': KEY}]:
             self.member(**kwargs)
         inactive, inactive_id = self.member()
@@ -433,7 +433,7 @@ class WarningTestCase(RequiredTestCase):
             self.assertIn("(2): test_group-1, test_group-2.", message)
 
     def test_group_of_administrators(self):
-        "Test that a group warns of the administrators whom it reaches"
+        "Test that requiring TOTP for a group warns about administrators"
         login, user_id = self.user(administrator=True)
         self.rpc = self.client(login)
         values = {'totp_required': True}
@@ -444,14 +444,14 @@ class WarningTestCase(RequiredTestCase):
             self.rpc.model('res.group', 'write', [self.group], values)
 
     def assertWarnedOnce(self, expected, model, method, *args):
-        "Check who are warned of, and that whoever agrees is warned no more"
+        "Check the users in the warning, and that the confirmed call succeeds"
         name, message, _ = self.assertWarned(model, method, *args)
         self.assertIn(f"({len(expected)}): {', '.join(expected)}.", message)
         self.rpc.model('res.user.warning', 'skip', name)
         return self.rpc.model(model, method, *args)
 
     def without_administrators(self):
-        "Let the administrators of other tests have TOTP, whom a group reaches"
+        "Give TOTP to administrators of other tests, whom a group may affect"
         with self.transaction() as transaction:
             table = Pool().get('res.user').__table__()
             transaction.connection.cursor().execute(*table.update(
@@ -460,7 +460,7 @@ class WarningTestCase(RequiredTestCase):
                     & ~table.login.like(f'{self._testMethodName}-%')))
 
     def test_members_of_user(self):
-        "Test that adding a user to a group of whom TOTP is required warns"
+        "Test that adding a user to a group that requires TOTP warns"
         self.without_administrators()
         self.require(None)
         for group in [self.group, self.subgroup]:
@@ -471,7 +471,7 @@ class WarningTestCase(RequiredTestCase):
                     self.assertWarnedOnce(
                         [login], 'res.user', 'write', [user_id], values)
                     self.assertEqual(self.mandatory(user_id), (True, TODAY))
-                    # It is no news
+                    # TOTP is already required for the user
                     self.rpc.model('res.user', 'write', [user_id], {
                             'totp_required': True})
                     self.rpc.model('res.user', 'write', [user_id], {
@@ -483,7 +483,7 @@ class WarningTestCase(RequiredTestCase):
                 'groups': [('add', [self.group])]})
 
     def test_members_of_group(self):
-        "Test that adding users to such a group warns of these, not of others"
+        "Test that adding users to such a group warns about only these users"
         self.without_administrators()
         self.member()
         self.require(TOMORROW)
@@ -506,7 +506,7 @@ class WarningTestCase(RequiredTestCase):
                 'users': [('remove', [first_id])]})
 
     def test_members_actor(self):
-        "Test that the actor comes first"
+        "Test that the warning names the actor first"
         if self.boolean:
             self.skipTest("administrators are required already")
         self.without_administrators()
@@ -519,7 +519,7 @@ class WarningTestCase(RequiredTestCase):
             {'users': [('add', [other_id, user_id])]})
 
     def test_members_at_once(self):
-        "Test that what requires TOTP in two ways warns once"
+        "Test that requiring TOTP in two ways at once warns once"
         self.without_administrators()
         self.require(TOMORROW)
         login, user_id = self.user()
@@ -527,7 +527,7 @@ class WarningTestCase(RequiredTestCase):
             [login], 'res.user', 'write', [user_id],
             {'totp_required': True, 'groups': [('add', [self.group])]})
         other, other_id = self.user()
-        # The day comes nearer for the one, the other one is new
+        # For the member the day is earlier, for the other user it is new
         name, message, _ = self.assertWarned(
             'res.group', 'write', [self.group], {
                 'totp_required': True, 'totp_required_from': TODAY,
@@ -540,7 +540,7 @@ class WarningTestCase(RequiredTestCase):
                 'users': [('add', [other_id])]})
 
     def test_members_earlier(self):
-        "Test that a day that comes nearer warns, and a later one does not"
+        "Test that an earlier day warns, and a later one does not"
         self.without_administrators()
         self.require(TOMORROW)
         login, user_id = self.member()
@@ -552,7 +552,7 @@ class WarningTestCase(RequiredTestCase):
             {'totp_required_from': None})
 
     def test_members_of_new(self):
-        "Test that new members of a new group or user warn"
+        "Test that a new group with members warns, and a new user in a group"
         self.without_administrators()
         self.require(None)
         login, user_id = self.user()
@@ -567,7 +567,7 @@ class WarningTestCase(RequiredTestCase):
                     'groups': [('add', [self.group])]}])
 
     def test_members_of_subgroup(self):
-        "Test that a group which becomes a subgroup warns of its members"
+        "Test that a group that becomes a subgroup warns about its members"
         self.without_administrators()
         self.require(None)
         self.write('res.group', [self.subgroup], parent=None)
@@ -577,7 +577,7 @@ class WarningTestCase(RequiredTestCase):
             {'parent': self.group})
 
     def test_members_of_other(self):
-        "Test that no other group warns"
+        "Test that groups that do not require TOTP cause no warning"
         self.without_administrators()
         _, user_id = self.user()
         self.rpc.model('res.user', 'write', [user_id], {
@@ -594,7 +594,7 @@ class WarningTestCase(RequiredTestCase):
             {'active': True})
 
     def test_new_administrator(self):
-        "Test that who becomes an administrator is warned of, if it requires"
+        "Test that making a user an administrator warns"
         if not self.boolean:
             self.skipTest("administrators are a group")
         self.without_administrators()
@@ -604,7 +604,7 @@ class WarningTestCase(RequiredTestCase):
             [login], 'res.user', 'write', [user_id], {'administrator': True})
 
     def test_create_once(self):
-        "Test that whoever agrees to a new user creates it"
+        "Test that a new user is created once the warning is confirmed"
         login = f'{self._testMethodName}-new'
         user_id, = self.assertWarnedOnce(
             [login], 'res.user', 'create', [{
@@ -612,7 +612,7 @@ class WarningTestCase(RequiredTestCase):
         self.assertEqual(self.mandatory(user_id), (True, TODAY))
 
     def test_policy(self):
-        "Test that the warning says what happens under the policy"
+        "Test that the warning explains the effect of the policy"
         for authentications, expected in [
                 ('password+totp?no_totp_secret', LOCKED_OUT),
                 ('password+totp', LOCKED_OUT),
@@ -625,7 +625,7 @@ class WarningTestCase(RequiredTestCase):
                     {'totp_required': True})[2], expected)
 
     def test_hidden(self):
-        "Test that the warning names nobody whose status is hidden"
+        "Test that the warning does not name users whose status is hidden"
         _, user_id = self.member()
         login, manager_id = self.manager()
         with self.transaction():

@@ -15,7 +15,7 @@ FLAG = not __version__.startswith('8.0.')
 
 
 class RequirementTestCase(TOTPTestCase):
-    "Test for whom TOTP is required"
+    "Test the users for whom TOTP is required"
 
     def setUp(self):
         super().setUp()
@@ -46,7 +46,7 @@ class RequirementTestCase(TOTPTestCase):
 
     @unittest.skipUnless(FLAG, "administrators are a group")
     def test_administrator(self):
-        "Test that what is required of any group is of administrators too"
+        "Test that the requirement of any group applies to administrators"
         _, admin_id = self.user(administrator=True)
         _, user_id = self.user()
         self.assertEqual(self.mandatory(admin_id), (False, False))
@@ -62,12 +62,12 @@ class RequirementTestCase(TOTPTestCase):
 
     @unittest.skipUnless(FLAG, "administrators are a group")
     def test_upgrade(self):
-        "Test that an update from 8.0 keeps the requirement"
+        "Test that an update from Tryton 8.0 keeps the requirement"
         login, admin_id = self.user(administrator=True)
         with self.transaction():
             pool = Pool()
             Group = pool.get('res.group')
-            # What 8.0 has left
+            # The state after Tryton 8.0
             pool.get('res.user.totp_administrators')._put(
                 True, dt.date(2026, 5, 5))
             group, = Group.create([{
@@ -87,14 +87,14 @@ class RequirementTestCase(TOTPTestCase):
         self.set_config(
             'session', 'authentications', 'password+totp?no_totp_secret')
         self.assertIsNone(self.dialogue(login, password=[PASSWORD])[0])
-        # An administrator who lifts it afterwards is not overruled
+        # Later updates must not restore what an administrator has lifted
         self.restore_groups()
         Pool(DB_NAME).init(update=['authentication_totp'], lang=['en'])
         self.assertEqual(self.mandatory(admin_id), (False, False))
 
     @unittest.skipIf(FLAG, "there is no group of administrators")
     def test_remember(self):
-        "Test that the requirement of administrators outlives their group"
+        "Test that the requirement for administrators is stored for the update"
         for required, day in [
                 (True, None), (False, dt.date(2026, 5, 5)),
                 (True, dt.date(2026, 5, 5))]:

@@ -28,7 +28,7 @@ ANOTHER = "Another user started this wizard. Close it and start it again."
 
 
 class SetupTestCase(TOTPTestCase):
-    "Test the wizard through the JSON-RPC front door"
+    "Test the wizard by JSON-RPC"
     authentications = 'password'
 
     def client(self, login):
@@ -54,7 +54,7 @@ class SetupTestCase(TOTPTestCase):
             self.dialogue(login, password=[PASSWORD], totp_code=[code])[0])
 
     def test_set_up(self):
-        "Test that an ordinary user sets TOTP up and logs in with the code"
+        "Test that an ordinary user sets up TOTP and logs in with a code"
         login, user_id = self.user()
         rpc = self.client(login)
         session_id, shown = rpc.start_setup()
@@ -74,7 +74,7 @@ class SetupTestCase(TOTPTestCase):
         self.assertEqual(
             rpc.confirm_setup(session_id, shown, code=code), 'done')
 
-        # All sessions have ended
+        # The setup has ended all sessions
         with self.assertRaises(Refused) as context:
             rpc.model('res.user', 'get_preferences', False)
         self.assertEqual(context.exception.args, (401,))
@@ -82,12 +82,12 @@ class SetupTestCase(TOTPTestCase):
             'res.user', 'get_preferences', False)
         self.assertTrue(preferences['totp_enabled'])
         self.assertEqual(preferences['totp_since'].timestamp(), self.now)
-        # The code that proved the set-up is used up
+        # The code that confirmed the setup is used
         self.assertStaysOut(login, code)
         self.assertGetsIn(login, user_id, authenticator.at(self.now + 30))
 
     def test_qr_code(self):
-        "Test that the QR code holds the URI"
+        "Test that the QR code contains the URI"
         login, _ = self.user()
         _, shown = self.client(login).start_setup()
         image = Image.open(BytesIO(shown['secret_qr_code']))
@@ -96,7 +96,7 @@ class SetupTestCase(TOTPTestCase):
         self.assertEqual(barcode.text, shown['secret_uri'])
 
     def test_qr_code_largest(self):
-        "Test that the longest names still fit into a QR code"
+        "Test that the longest names fit into a QR code"
         login, user_id = self.user()
         for option, value in [
                 ('issuer', '\U0001f511' * 100),
@@ -118,7 +118,7 @@ class SetupTestCase(TOTPTestCase):
         self.assertTrue(shown['secret_qr_code'])
 
     def test_without_qr_code(self):
-        "Test that without the libraries the picture is simply not there"
+        "Test that the page has no picture if the library is missing"
         login, _ = self.user()
         rpc = self.client(login)
         with patch.object(user, 'generate_png', None):
@@ -130,7 +130,7 @@ class SetupTestCase(TOTPTestCase):
             'done')
 
     def test_wrong(self):
-        "Test that a wrong code sets nothing and can be corrected"
+        "Test that a wrong code sets up nothing and can be corrected"
         login, user_id = self.user()
         rpc = self.client(login)
         session_id, shown = rpc.start_setup()
@@ -146,7 +146,7 @@ class SetupTestCase(TOTPTestCase):
             'done')
 
     def test_replace(self):
-        "Test that replacing takes a code of the key in force"
+        "Test that replacing requires a code of the current key"
         login, user_id = self.user(KEY)
         rpc = self.client(login)
         for code in ['000000', '000000x', right_code(OTHER_KEY, self.now)]:
@@ -154,18 +154,18 @@ class SetupTestCase(TOTPTestCase):
                 message = WAIT % '30 seconds' if code.isdecimal() \
                     and code != '000000' else WRONG
                 self.assertRefused(message, rpc.start_setup, code)
-        # An attacker must wait here as well
+        # Wrong codes also cause delays here
         self.assertRefused(
             WAIT % '30 seconds', rpc.start_setup, self.code())
         self.assertEqual(self.failures(user_id), 3)
         self.now += 30
         session_id, shown = rpc.start_setup(self.code())
-        # A code is right once only
+        # Each code works only once
         self.assertRefused(USED, rpc.start_setup, self.code())
         code = right_code(shown['secret'], self.now)
         self.assertRefused(
             WRONG_NEW, rpc.confirm_setup, session_id, shown, code='000000')
-        # The old one is still in force
+        # The old key still works
         self.assertEqual(
             seal_set(user_id, secret_from(KEY)), self.stored_secret(user_id))
         self.assertEqual(
@@ -177,14 +177,14 @@ class SetupTestCase(TOTPTestCase):
             login, user_id, right_code(shown['secret'], self.now, 1))
 
     def test_replace_used(self):
-        "Test that a code which got in does not replace as well"
+        "Test that a code used for login cannot replace the authenticator"
         login, user_id = self.user(KEY)
         rpc = self.client(login)
         self.assertGetsIn(login, user_id, self.code())
         self.assertRefused(USED, rpc.start_setup, self.code())
 
     def test_replace_other_period(self):
-        "Test that the counter starts anew where the period is another one"
+        "Test that the counter restarts with a key of another period"
         login, user_id = self.user(KEY)
         self.assertGetsIn(login, user_id, self.code(-1))
         self.set_config('session', 'authentications', 'password')
@@ -220,7 +220,7 @@ class SetupTestCase(TOTPTestCase):
             'done')
 
     def test_dies_with_use(self):
-        "Test that a new key can be confirmed once"
+        "Test that a new key can be confirmed only once"
         login, user_id = self.user()
         rpc = self.client(login)
         session_id, shown = rpc.start_setup()
@@ -233,7 +233,7 @@ class SetupTestCase(TOTPTestCase):
             code=right_code(shown['secret'], self.now))
 
     def test_confirmed_by_another(self):
-        "Test that a new key which another request confirms first is refused"
+        "Test that a key that another request has confirmed is refused"
         login, user_id = self.user()
         with self.transaction():
             User = Pool().get('res.user')
@@ -251,7 +251,7 @@ class SetupTestCase(TOTPTestCase):
                         right_code(secret.text, self.now, 1))
 
     def test_started_again(self):
-        "Test that starting again shows another key and drops the first"
+        "Test that a second start shows another key and drops the first"
         login, _ = self.user()
         rpc = self.client(login)
         session_id, shown = rpc.start_setup()
@@ -264,7 +264,7 @@ class SetupTestCase(TOTPTestCase):
             code=right_code(shown['secret'], self.now))
 
     def test_chosen_by_client(self):
-        "Test that no value which a client sends back becomes the key"
+        "Test that no value from a client becomes the key"
         login, user_id = self.user()
         rpc = self.client(login)
         session_id, shown = rpc.start_setup()
@@ -282,7 +282,7 @@ class SetupTestCase(TOTPTestCase):
             login, user_id, right_code(shown['secret'], self.now, 1))
 
     def test_started_directly(self):
-        "Test that a client cannot leave the page out that asks for a code"
+        "Test that a client cannot skip the page that asks for a code"
         login, user_id = self.user(KEY)
         rpc = self.client(login)
         stored = self.stored_secret(user_id)
@@ -301,7 +301,7 @@ class SetupTestCase(TOTPTestCase):
         self.assertEqual(self.failures(user_id), 0)
 
     def test_other_user(self):
-        "Test that a user who names the wizard of another one is refused"
+        "Test that users cannot continue the wizard of another user"
         owner, owner_id = self.user()
         other, other_id = self.user()
         session_id, shown = self.client(owner).start_setup()
@@ -318,7 +318,7 @@ class SetupTestCase(TOTPTestCase):
         self.assertIsNone(self.stored_secret(other_id))
 
     def test_menu(self):
-        "Test that an ordinary user has the wizard in the menu, with an icon"
+        "Test that ordinary users find the wizard in the menu, with an icon"
         login, _ = self.user()
         rpc = self.client(login)
         menu, = rpc.model(
@@ -360,7 +360,7 @@ class SetupTestCase(TOTPTestCase):
                 self.assertEqual(find(text), [])
 
     def test_administrator(self):
-        "Test that an administrator sets up the own TOTP"
+        "Test that administrators can set up their own TOTP"
         login, user_id = self.user(administrator=True)
         rpc = self.client(login)
         session_id, shown = rpc.start_setup()
@@ -370,7 +370,7 @@ class SetupTestCase(TOTPTestCase):
             login, user_id, right_code(shown['secret'], self.now, 1))
 
     def test_set_totp_key(self):
-        "Test that server code sets a key, with the settings of now"
+        "Test that server code sets a key with the current settings"
         login, user_id = self.user(KEY)
         self.assertGetsIn(login, user_id, self.code())
         with self.transaction():
@@ -386,7 +386,7 @@ class SetupTestCase(TOTPTestCase):
             login, user_id, pyotp.TOTP(OTHER_KEY, digits=8).at(self.now))
 
     def test_set_totp_key_not_by_rpc(self):
-        "Test that no method which sets a secret can be called by RPC"
+        "Test that methods that set a secret cannot be called by RPC"
         login, user_id = self.user(administrator=True)
         rpc = self.client(login)
         for method in [
@@ -397,7 +397,7 @@ class SetupTestCase(TOTPTestCase):
                 self.assertEqual(response.status_code, 403)
 
     def test_no_other_road(self):
-        "Test that no other road sets, moves or removes a secret (law 2)"
+        "Test that nothing else sets, moves or removes a secret (law 2)"
         login, user_id = self.user(KEY)
         admin, admin_id = self.user(administrator=True)
         stored = self.stored_secret(user_id)
@@ -447,7 +447,7 @@ class SetupTestCase(TOTPTestCase):
                 user.save()
 
     def test_preferences_readonly(self):
-        "Test that the status can not be set by the preferences"
+        "Test that the preferences cannot set the status"
         login, user_id = self.user()
         rpc = self.client(login)
         for field, value in [('totp_enabled', True), ('totp_since', None)]:
@@ -508,7 +508,7 @@ class SetupTestCase(TOTPTestCase):
         self.assertNotIn('totp_secret', view['fields'])
 
     def test_logs(self):
-        "Test that neither key nor code is in a log at INFO or above"
+        "Test that the log at INFO or above contains neither key nor code"
         login, user_id = self.user()
         with self.assertLogs(level=logging.INFO) as logs:
             rpc = self.client(login)
@@ -528,7 +528,7 @@ class SetupTestCase(TOTPTestCase):
             self.assertNotIn(text, output)
 
     def test_wizard_session(self):
-        "Test that nothing of the wizard is kept in the database"
+        "Test that the database stores no data of the wizard"
         for key, code in [(None, None), (KEY, self.code())]:
             login, user_id = self.user(key)
             rpc = self.client(login)
@@ -549,7 +549,7 @@ class SetupTestCase(TOTPTestCase):
                 self.assertNotIn(text, data)
 
     def test_consumed_by_another(self):
-        "Test that a code checked is refused if another one consumes it first"
+        "Test that a checked code is refused if another request uses it first"
         login, user_id = self.user(KEY)
         with self.transaction():
             Counter = Pool().get('res.user.totp_counter')
@@ -564,7 +564,7 @@ class SetupTestCase(TOTPTestCase):
                                 counter=match.state.counter + steps)))
 
     def test_replaced_by_another(self):
-        "Test that a code checked is refused if its key is replaced first"
+        "Test that a code is refused if its key is replaced before it is used"
         login, user_id = self.user(KEY)
         for period in ['15', '30', '60']:
             with self.subTest(period=period):
@@ -592,7 +592,7 @@ class SetupTestCase(TOTPTestCase):
                     authenticator.at(self.now + int(period)))
 
     def test_late_login(self):
-        "Test that a login which began before set_totp_key harms no later one"
+        "Test that an unfinished login from before set_totp_key has no effect"
         login, user_id = self.user(KEY)
         with self.transaction():
             Counter = Pool().get('res.user.totp_counter')

@@ -21,10 +21,10 @@ from .tools import (
 
 
 class ToldTestCase(MailTestCase):
-    "Test what is recorded and what the owner is told (law 7)"
+    "Test which events are recorded, and which are told to the owner (law 7)"
 
     def test_set_up(self):
-        "Test that a user who sets TOTP up or replaces the key is told"
+        "Test that the owner is told of a setup and of a replacement"
         login, user_id = self.user()
         self.set_config('session', 'authentications', 'password')
         rpc = RPC()
@@ -45,7 +45,7 @@ class ToldTestCase(MailTestCase):
         self.assertNotIn(shown['secret'], text)
         self.assertNotIn(shown['secret'].replace(' ', ''), text)
 
-        # The set-up has ended the session
+        # The setup has ended the session
         self.now += 30
         rpc.session = None
         rpc.login(login, password=PASSWORD)
@@ -71,7 +71,7 @@ class ToldTestCase(MailTestCase):
         self.assertIn(
             "If this was not you, somebody may know your password: Change "
             "your password.", self.text())
-        # Not of those who wait, nor of those that follow
+        # Neither codes during a delay nor later wrong codes are told
         for _ in range(10):
             self.guess(login, 2)
             self.now += 3600
@@ -79,7 +79,7 @@ class ToldTestCase(MailTestCase):
         self.assertEqual(self.events(user_id), ['set_up', 'failed'])
 
     def test_failed_in_wizard(self):
-        "Test that wrong codes of a session left open are told as well"
+        "Test that wrong codes in the wizard are told too"
         login, user_id = self.user(KEY)
         self.received()
         self.set_config('session', 'authentications', 'password')
@@ -98,7 +98,7 @@ class ToldTestCase(MailTestCase):
             self.assertEqual(event.address, ADDRESS)
 
     def test_failed_first(self):
-        "Test that an attacker who knows only the login causes no e-mail"
+        "Test that an attacker without the password causes no e-mail"
         login, user_id = self.user(KEY)
         self.received()
         self.set_config('session', 'authentications', 'totp+password')
@@ -113,7 +113,7 @@ class ToldTestCase(MailTestCase):
         code = self.code()
         self.assertEqual(self.attempt(login, code), user_id)
         self.assertEqual(self.received(), [])
-        # The authenticator no longer shows it
+        # The authenticator already shows another code
         self.now += 60
         self.assertIsNone(self.attempt(login, code))
         self.assertEqual(
@@ -122,7 +122,7 @@ class ToldTestCase(MailTestCase):
         self.assertEqual(self.events(user_id), ['set_up', 'replayed'])
 
     def test_locked(self):
-        "Test that the owner is told once of the lock and gets in all the same"
+        "Test that the owner is told once of the lockout, and can still log in"
         login, user_id = self.user(KEY)
         with self.transaction(user_id):
             cookie = Pool().get('res.user.device').renew(None)
@@ -158,7 +158,7 @@ class ToldTestCase(MailTestCase):
         rpc.call(f'{prefix}.execute', session_id, {}, state, context)
 
     def test_recovered(self):
-        "Test that the owner is told of a recovery code used and of new ones"
+        "Test that the owner is told of a used recovery code, and of new ones"
         login, user_id = self.user(KEY)
         with self.transaction():
             RecoveryCode = Pool().get('res.user.totp_recovery_code')
@@ -208,7 +208,7 @@ class ToldTestCase(MailTestCase):
         self.assertIn("If you did not ask for this", self.text())
 
     def test_hour(self):
-        "Test that there is at most one e-mail an hour for each kind"
+        "Test that each kind causes at most one e-mail an hour"
         login, user_id = self.user(KEY)
         self.received()
         times = []
@@ -224,7 +224,7 @@ class ToldTestCase(MailTestCase):
         self.assertEqual(self.events(user_id).count('replayed'), 200)
 
     def test_clock_back(self):
-        "Test that a clock set back does not make silent"
+        "Test that e-mails continue after the clock is set back"
         login, user_id = self.user(KEY)
         self.attempt(login, self.code())
         self.attempt(login, self.code(-1))
@@ -271,7 +271,7 @@ class ToldTestCase(MailTestCase):
         self.assertIn("18.05.2033 03:33:20 UTC", self.text())
 
     def test_no_address(self):
-        "Test that a user without address costs a line in the log"
+        "Test that a user without an address causes only a log line"
         login, user_id = self.user(KEY, email=False)
         self.attempt(login, self.code())
         with self.assertLogs(
@@ -283,7 +283,7 @@ class ToldTestCase(MailTestCase):
         self.assertEqual(self.events(user_id), ['set_up', 'replayed'])
 
     def test_no_mail_server(self):
-        "Test that a mail server which is down breaks nothing"
+        "Test that nothing else fails if the mail server is down"
         login, user_id = self.user(KEY)
         self.received()
         self.stop_server()
@@ -294,7 +294,7 @@ class ToldTestCase(MailTestCase):
         self.assertEqual(self.attempt(login, self.code()), user_id)
 
     def test_hostile_context(self):
-        "Test that no context of a client delays or changes the e-mail"
+        "Test that a client's context neither delays nor changes the e-mail"
         login, user_id = self.user(KEY)
         admin, _ = self.user(administrator=True)
         self.guess(login, 2)
@@ -313,7 +313,7 @@ class ToldTestCase(MailTestCase):
         self.assertNotIn('evil', message.as_string())
 
     def test_hostile_login(self):
-        "Test that a login which holds anything is told of as well"
+        "Test that the owner of a login with any characters is told"
         for name in [
                 'a\x85b', 'a\u2028b', 'a\x1cb', 'a\x1eb', '<b>x</b> %(x)s',
                 'x' * 500, '\xe9\u738b', '\u202eevil']:
@@ -333,7 +333,7 @@ class ToldTestCase(MailTestCase):
                     User.write([User(user_id)], {'login': login})
 
     def test_hanging_mail_server(self):
-        "Test that a mail server which hangs does not do so for good"
+        "Test that an unresponsive mail server is given up after a timeout"
         for uri in [
                 'smtp://localhost:25', 'smtp://localhost:25?x=y',
                 'smtp://localhost:25?timeout=5']:
@@ -347,7 +347,7 @@ class ToldTestCase(MailTestCase):
                     5 if 'timeout' in uri else 30)
 
     def test_worker(self):
-        "Test that a worker sends the e-mails, where there is one"
+        "Test that a worker, if there is one, sends the e-mails"
         self.set_config('queue', 'worker', 'True')
         login, user_id = self.user(KEY)
         self.assertEqual(self.received(), [])
@@ -360,7 +360,7 @@ class ToldTestCase(MailTestCase):
     @unittest.skipUnless(
         backend.name == 'postgresql', "an SQLite in memory has one thread")
     def test_thread(self):
-        "Test that the e-mail comes by itself and nobody waits for it"
+        "Test that a thread sends the e-mail, and the login does not wait"
         login, user_id = self.user(KEY)
         self.received()
         mailer = ThreadPoolExecutor(1)
@@ -368,7 +368,7 @@ class ToldTestCase(MailTestCase):
         self.mailer.submit.side_effect = mailer.submit
         reached, answer = threading.Event(), threading.Event()
         self.addCleanup(answer.set)
-        # However slow the machine is, the client of the mail server waits
+        # Make the timeout longer than the slowest machine needs
         self.set_config(
             'email', 'uri',
             f'smtp://127.0.0.1:{self.server.port}?timeout=3600')
@@ -392,7 +392,7 @@ class ToldTestCase(MailTestCase):
             [f"A used code was entered again for {login}"])
 
     def test_event(self):
-        "Test what an event says"
+        "Test the fields of an event"
         login, user_id = self.user(KEY)
         self.guess(login, 3)
         self.received()
@@ -410,7 +410,7 @@ class ToldTestCase(MailTestCase):
             self.assertIsNone(first.address)
 
     def test_access(self):
-        "Test that administrators read the events and nobody changes them"
+        "Test that administrators can read events, and no user can change them"
         login, user_id = self.user(KEY)
         admin, _ = self.user(administrator=True)
         self.set_config('session', 'authentications', 'password')
@@ -455,7 +455,7 @@ class ToldTestCase(MailTestCase):
         self.assertEqual(self.events(user_id), ['set_up'])
 
     def test_clean(self):
-        "Test that the scheduled task removes what is too old"
+        "Test that the scheduled task removes old data"
         self.set_totp('event_retention', '10')
         login, user_id = self.user(KEY)
         other, other_id = self.user()
@@ -482,7 +482,7 @@ class ToldTestCase(MailTestCase):
         self.assertEqual(self.events(user_id), [])
 
     def test_clean_decoys(self):
-        "Test that the scheduled task forgets the failures of decoys alone"
+        "Test that the scheduled task removes only failures of decoys"
         login, user_id = self.user(KEY)
         self.set_config('session', 'authentications', 'totp+password')
         for name in [login, 'nobody']:
@@ -512,7 +512,7 @@ class ToldTestCase(MailTestCase):
         return bool(secret)
 
     def test_resealed(self):
-        "Test that a secret sealed anew is an event, of which nobody is told"
+        "Test that encrypting a secret anew is an event that is not told"
         self.set_keys()
         login, user_id = self.user(KEY)
         self.received()

@@ -1,11 +1,11 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"""Write the files of translations anew, as the wizards of Tryton do that set,
-clean, update and export them
+"""Update the translation files, like Tryton's wizards that set, clean, update
+and export translations
 
-Arguments are the codes of languages to begin. What is new or has changed is
-empty or fuzzy in the files then.
+Arguments are the codes of new languages. New texts are empty in the files, and
+changed ones are fuzzy.
 """
 
 import sys
@@ -23,14 +23,14 @@ FOLDER = Path(__file__).parent.parent / 'locale'
 
 
 def languages():
-    "Return the codes of the languages that there are files of."
+    "Return the codes of the languages that have files."
     return sorted(path.stem for path in FOLDER.glob('*.po'))
 
 
 def load(codes, modules):
-    """Load the translations of the languages into the database of the tests.
+    """Load the translations of the languages into the test database.
 
-    modules: those whose translations are loaded
+    modules: the names of the modules whose translations are loaded
     """
     activate_module(MODULE)
     with Transaction().start(DB_NAME, 0):
@@ -41,7 +41,7 @@ def load(codes, modules):
 
 
 def export(codes):
-    "Yield for each code the file of polib that there should be."
+    "Yield the up-to-date file of each language, as an object of polib."
     with Transaction().start(DB_NAME, 0):
         pool = Pool()
         Lang = pool.get('ir.lang')
@@ -70,7 +70,7 @@ if __name__ == '__main__':
     load(codes, ['ir', 'res', MODULE])
     for code, content in zip(codes, export(codes), strict=True):
         path = FOLDER / f'{code}.po'
-        # An export knows nothing of the remarks at the top
+        # The export does not contain the comment at the top of the file
         content.header = (
             polib.pofile(str(path)).header if path.exists()
             else "Not proofread by a native speaker.")

