@@ -215,8 +215,8 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
                 'token "status 2": no key decrypts the secret',
                 'token "status 1": no key decrypts the secret'])
         self.assertEqual(
-            error, "users with a secret that no key decrypts: 1, "
-            "tokens with a secret that no key decrypts: 2\n")
+            error, "users whose secret no key decrypts: 1, "
+            "tokens whose secret no key decrypts: 2\n")
         # The line of one user is about this user alone
         _, output, error = self.main('status', lost)
         self.assertNotIn('token "', output)

@@ -46,7 +46,7 @@ class CoreLimitTestCase(TOTPTestCase):
         parameters.setdefault('password', PASSWORD)
         if code is not None:
             parameters['totp_code'] = code
-        with patch.object(tools, 'ADDRESS', address):
+        with patch(f'{RPC.__module__}.ADDRESS', address):
             try:
                 return RPC().login(login, **parameters)
             except Refused as refused:

@@ -241,5 +241,5 @@ class ToldTestCase(MailTestCase):
                 [f"Remembered devices were forgotten for {login}"])
             message, = self.messages
             self.assertIn(
-                "asks for a code again",
+                "ask for a code at the next login",
                 message.get_body(['html']).get_content())

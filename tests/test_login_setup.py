@@ -68,7 +68,7 @@ class LoginSetupTestCase(TOTPTestCase):
         message = self.request(login)
         key, = KEY_SHOWN.findall(message)
         self.assertIn(f"account {login}", message)
-        self.assertIn("time based", message)
+        self.assertIn("time-based", message)
         self.assertEqual(self.enter(login, key), user_id)
         self.assertEqual(self.events(user_id), ['set_up'])
 

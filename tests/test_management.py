@@ -78,6 +78,7 @@ class ManagementTestCase(TOTPTestCase):
         self.assertEqual(shown['user'], user_id)
         self.assertEqual(
             self.rpc.model(START, 'get_authenticators', {'user': user_id}), [
+                [None, ''],
                 ['1', "Authenticator: since 05/18/2033, "
                     "last used 05/18/2033"],
                 ['2', "Tablet: since 05/18/2033, last used 05/18/2033"]])

@@ -247,7 +247,8 @@ class TokenPageTestCase(WizardMixin, TOTPTestCase):
         result = rpc.wizard('execute', session_id, values, 'confirm_token')
         self.assertEqual(
             len(result['view']['defaults']['recovery_codes'].split()), 10)
-        self.assertEqual(self.events(user_id), ['set_up'])
+        self.assertEqual(
+            self.events(user_id), ['token_assigned', 'set_up'])
 
     def test_phone_instead(self):
         "Test that a user with an assigned token may use a phone instead"
@@ -279,7 +280,8 @@ class TokenPageTestCase(WizardMixin, TOTPTestCase):
             'execute', session_id,
             {'token': {**values, 'current_code': self.code()}},
             'confirm_token')
-        self.assertEqual(self.events(user_id), ['set_up', 'added'])
+        self.assertEqual(
+            self.events(user_id), ['set_up', 'token_assigned', 'added'])
         with self.transaction(user_id):
             names = [
                 a['name'] for a in Pool().get('res.user')(

@@ -69,7 +69,7 @@ class ParametersTestCase(TOTPTestCase):
                     'common.db.login', login, {'password': PASSWORD},
                     'en').json
                 message = answer['error'][1][1]
-                self.assertIn("time based", message)
+                self.assertIn("time-based", message)
                 self.assertIn(text, message)
                 if not text:
                     for name in NAMES:

@@ -72,7 +72,7 @@ class RecoveryTestCase(TOTPTestCase):
             self.assertRegex(code, '^([34679ACDEFGHJKMNPQRTWXY]{5}-?){5}$')
         self.assertEqual(
             defaults['recovery_codes_file'].decode().splitlines(), [
-                f"Recovery codes of {login} on {ISSUER}. "
+                f"Recovery codes for {login} on {ISSUER}. "
                 "Each can be used once instead of a code.", '', *codes])
         self.assertEqual(
             defaults['recovery_codes_name'],
@@ -240,7 +240,7 @@ class RecoveryTestCase(TOTPTestCase):
         self.assertEqual(
             [len(n) for n in notifications], [0, 0, 0, 0, 0, 0, 1, 1])
         self.assertEqual(
-            notifications[-1], ["Recovery codes left: 2. Make new ones."])
+            notifications[-1], ["Recovery codes left: 2. Generate new ones."])
         self.assertEqual(
             self.events(user_id), ['set_up'] + ['recovered'] * 8)
         with self.transaction(user_id):

@@ -338,7 +338,7 @@ class SealingTestCase(TOTPTestCase):
                 'trytond.modules.authentication_totp', 'ERROR') as logs:
             self.load()
         line, = logs.output
-        self.assertRegex(line, r'in clear .*: 3; .*trytond_totp reseal')
+        self.assertRegex(line, r'unencrypted .*: 3; .*trytond_totp reseal')
         with self.transaction():
             User = Pool().get('res.user')
             User.reseal_totp(User.browse([id_ for _, id_ in users]))

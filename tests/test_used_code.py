@@ -9,9 +9,10 @@ from trytond.pool import Pool
 from . import tools
 from .mail import MailTestCase
 from .test_login_setup import KEY_SHOWN
-from .tools import KEY, PASSWORD, RPC, USED, WAIT, WRONG, Refused, right_code
+from .tools import (
+    ADDRESS, KEY, PASSWORD, RPC, USED, WAIT, WRONG, Refused, right_code)
 
-HOME, ELSEWHERE = tools.ADDRESS, '203.0.113.7'
+HOME, ELSEWHERE = ADDRESS, '203.0.113.7'
 # Two addresses of the same network, and one of another
 HOME_6, SAME_6, ELSEWHERE_6 = (
     '2001:db8::1', '2001:db8::2', '2001:db8:ff:ff00::1')
@@ -30,7 +31,7 @@ class UsedCodeTestCase(MailTestCase):
     def answer(self, login, code, address=HOME, **parameters):
         "Return the id of the user who logs in, or the text of the answer"
         parameters.setdefault('password', PASSWORD)
-        with patch.object(tools, 'ADDRESS', address):
+        with patch(f'{RPC.__module__}.ADDRESS', address):
             try:
                 return RPC().login(login, totp_code=code, **parameters)
             except Refused as refused:
