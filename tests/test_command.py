@@ -221,7 +221,7 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         _, output, error = self.main('status', lost)
         self.assertNotIn('token "', output)
         self.assertEqual(
-            error, "users with a secret that no key decrypts: 1\n")
+            error, "users whose secret no key decrypts: 1\n")
 
     def test_status_one_line(self):
         "Test that a login with line breaks is printed on one line"
