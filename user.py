@@ -178,20 +178,21 @@ class SetupTOTPDone(ModelView):
     __name__ = 'res.user.setup_totp.done'
     __string__ = "Recovery Codes"
 
+    # The client asks for the password over this page when it is closed
+    _UNTIL_SAVED = {
+        'invisible': ~Eval('recovery_codes') | Eval('saved', False),
+        }
+
     # The client sends all of it back. It must be short: trytond answers a
     # compressed request of an ended session with an error, and the desktop
     # client compresses more than 1400 bytes.
     recovery_codes = fields.Text(
         "Recovery Codes", readonly=True,
-        states={
-            'invisible': ~Eval('recovery_codes'),
-            },
+        states=_UNTIL_SAVED,
         help="Each can be used once instead of a code.")
     recovery_codes_file = fields.Binary(
         "Download", filename='recovery_codes_name', readonly=True,
-        states={
-            'invisible': ~Eval('recovery_codes'),
-            },
+        states=_UNTIL_SAVED,
         help="The same codes as a text file, to save or to print.")
     recovery_codes_name = fields.Char(
         "File Name", readonly=True,
@@ -204,6 +205,12 @@ class SetupTOTPDone(ModelView):
             'invisible': ~Eval('recovery_codes'),
             },
         help="They are not shown again.")
+
+    @classmethod
+    def view_attributes(cls):
+        return super().view_attributes() + [
+            ('/form/group[@id="copy"]', 'states', cls._UNTIL_SAVED),
+            ]
 
 
 class SetupTOTP(ForgetfulWizard):
@@ -265,9 +272,7 @@ class SetupTOTP(ForgetfulWizard):
         'authentication_totp.setup_totp_done_view_form', [
             Button(
                 "Close", 'close', 'tryton-close', default=True, states={
-                    'readonly': (
-                        Eval('recovery_codes')
-                        & ~Eval('saved', False)),
+                    'readonly': ~Eval('saved', False),
                     }),
             ])
     close = StateTransition()
@@ -441,7 +446,8 @@ class SetupTOTP(ForgetfulWizard):
         if not self._recovery_codes and self._lacks_recovery_codes(user):
             self._recovery_codes = user.first_totp_recovery_codes()
         if not self._recovery_codes:
-            return {}
+            # The page can be closed at once
+            return {'saved': True}
         codes = '\n'.join(self._recovery_codes)
         head = gettext(
             'authentication_totp.msg_totp_recovery_codes_file',
