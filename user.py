@@ -15,7 +15,7 @@ from trytond.wizard import Button, StateTransition, StateView
 
 from . import clock, settings
 from .checked import ForgetfulWizard
-from .exceptions import TOTPTurnOffWarning
+from .exceptions import TOTPSetupError, TOTPTurnOffWarning
 from .redaction import hide_arguments
 
 try:
@@ -54,7 +54,7 @@ class SetupTOTPOverview(ModelView):
             'invisible': True,
             })
     authenticator = fields.Selection(
-        'get_authenticators', "Authenticator",
+        'get_authenticators', "Authenticator", sort=False,
         help="The authenticator to rename or remove.")
     name = fields.Char(
         "New Name", help="The name to give it, for example of your phone.")
@@ -70,7 +70,9 @@ class SetupTOTPOverview(ModelView):
         pool = Pool()
         User = pool.get('res.user')
         user = User(Transaction().user)
-        return [
+        # For a moment after each change the web client takes the first one as
+        # chosen, and a quick click on a button sends it
+        return [(None, "")] + [
             (str(authenticator['number']), authenticator['name'])
             for authenticator in user.list_totp_authenticators()]
 
@@ -358,10 +360,15 @@ class SetupTOTP(ForgetfulWizard):
         return 'end'
 
     def _get_number(self):
-        "Return the number of the authenticator chosen, None if there is none."
+        """Return the number of the authenticator chosen.
+
+        Raise TOTPSetupError if there is none, before the code is used up.
+        """
         for authenticator in self._get_user().list_totp_authenticators():
             if str(authenticator['number']) == self.overview.authenticator:
                 return authenticator['number']
+        raise TOTPSetupError(
+            gettext('authentication_totp.msg_totp_no_authenticator'))
 
     def transition_renew(self):
         self._recovery_codes = self._get_user().renew_totp_recovery_codes(

@@ -100,7 +100,7 @@ class OverviewTestCase(TOTPTestCase):
         self.assertEqual(
             self.rpc.model('res.user.setup_totp.overview',
                 'get_authenticators'),
-            [['1', "Authenticator"], ['2', "Tablet"]])
+            [[None, ""], ['1', "Authenticator"], ['2', "Tablet"]])
 
     def test_shown_of_others(self):
         "Test that nobody is shown the authenticators of others"
@@ -115,7 +115,7 @@ class OverviewTestCase(TOTPTestCase):
                 rpc.call(
                     'model.res.user.setup_totp.overview.get_authenticators',
                     context),
-                [['1', "Authenticator"]])
+                [[None, ""], ['1', "Authenticator"]])
 
     def test_blank(self):
         "Test that each button asks for a code, and does not count a blank one"
