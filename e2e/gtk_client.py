@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Thread
 
 from tryton.client import main  # It chooses the version of GTK
+from tryton.gui import Main
 from tryton.gui.window import Window
 from tryton.gui.window.view_form.view.form_gtk import binary
 
@@ -92,7 +93,9 @@ def open_wizard(model, name):
 
 
 def close():
-    "Close the client as its menu does."
+    "Close the tabs and the client as its menu does."
+    while Main().pages:
+        Main().sig_win_close()
     Gio.Application.get_default().activate_action('quit')
 
 

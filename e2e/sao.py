@@ -146,7 +146,7 @@ class Sao:
         self.page.reload()
 
     def click(self, parent, name):
-        button = parent.get_by_role('button', name=name)
+        button = parent.get_by_role('button', name=name, exact=True)
         expect(button).to_be_visible()
         # The client ignores a click while it still builds the page
         self.page.wait_for_load_state('networkidle')
@@ -155,9 +155,11 @@ class Sao:
 
     def open(self, expected, *names):
         "Open the entry of the menu, through its parents, and see expected."
+        # An entry may have the name of its parent, which is above it
         entries = [
-            self.page.locator('#menu').get_by_text(name).last
-            for name in names]
+            self.page.locator('#menu').get_by_text(name, exact=True).nth(
+                names[:i].count(name))
+            for i, name in enumerate(names)]
         for entry, shown in pairwise([*entries, expected]):
             self.until(expect(shown).to_be_visible, entry.click)
 
@@ -173,7 +175,7 @@ class Sao:
 
     def action(self, name):
         "Launch the action of the records selected."
-        self.click(self.page, "Launch action")
+        self.page.get_by_role('button', name="Launch action").click()
         self.page.get_by_role('menuitem', name=name).click()
         expect(self.wizard).to_be_visible()
 

@@ -45,11 +45,17 @@ class SaoTestCase(unittest.TestCase):
         cls.browser = stack.enter_context(chromium())
 
     def sao(self, name, **options):
-        "Return a client on a device of its own; the name is of its pictures."
-        folders = []
-        for size in ['laptop', 'phone']:
-            folders.append(SCREENSHOTS / f'{name}-{size}')
-            folders[-1].mkdir()
+        """Return a client on a device of its own.
+
+        name: of the folders with its pictures
+        options: as playwright takes them
+        """
+        folders = [
+            SCREENSHOTS / f'{name}-{size}' for size in ['laptop', 'phone']]
+        if 'viewport' in options:
+            folders = folders[1:]
+        for folder in folders:
+            folder.mkdir()
         sao = Sao(self.browser, self.server, *folders, **options)
         self.addCleanup(sao.page.context.close)
         return sao
