@@ -133,10 +133,14 @@ class Sao:
         "Cancel those which open when an administrator logs in at first."
         self.click(self.wizard, "Cancel")
         expect(self.wizard).to_be_hidden()
+        # Each that closes draws the menu, and the one drawn last must be the
+        # one that the client asked for last
+        self.page.wait_for_load_state('networkidle')
         self.until(
             expect(self.page.locator('#menu').get_by_text(
                     "Administration").last).to_be_visible,
             self.page.get_by_role('button', name="Cancel").click)
+        self.page.wait_for_load_state('networkidle')
 
     def logout(self):
         self.page.locator('#user-preferences > a').click()
@@ -178,6 +182,8 @@ class Sao:
         self.page.get_by_role('button', name="Launch action").click()
         self.page.get_by_role('menuitem', name=name).click()
         expect(self.wizard).to_be_visible()
+        # The client would clear what is entered while it builds the page
+        self.page.wait_for_load_state('networkidle')
 
     def cell(self, text):
         "Return the cell of a list with the text."

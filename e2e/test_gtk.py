@@ -251,7 +251,7 @@ class GtkTestCase(unittest.TestCase):
             for button in ["Confirm", "OK"]:
                 self.expect("Cancel", button)
                 self.do('click', "Cancel")
-            self.expect("Administrator - Tryton")
+            self.expect("Set up TOTP", "Administration")
             self.do('open_records', 'res.user', "Users", 'form', BOB)
             self.expect("Access Permissions", "TOTP")
             self.do('open_tab', "TOTP")
@@ -274,4 +274,4 @@ class GtkTestCase(unittest.TestCase):
             self.expect("Imported:")
             self.screenshot('imported')
             self.do('click', "Close")
-            self.expect("Administrator - Tryton")
+            self.expect("Set up TOTP", "Administration")

@@ -244,13 +244,16 @@ class SaoTestCase(unittest.TestCase):
         expect(sao.wizard).to_be_hidden()
 
         token = sao.cell("T0002")
-        sao.open(token, "TOTP Tokens")
+        expect(sao.page.locator('.modal-backdrop')).to_have_count(0)
+        sao.until(
+            expect(token).to_be_visible,
+            sao.page.get_by_role('button', name="Reload/Undo").click)
         sao.screenshot('tokens')
         token.click()
         sao.action("Assign")
         user = sao.wizard.get_by_label("User:")
         user.fill("Carol")
-        sao.page.keyboard.press('Tab')
+        user.press('Tab')
         expect(user).to_have_value("Carol")
         sao.page.wait_for_load_state('networkidle')
         sao.screenshot('assign')
