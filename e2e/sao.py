@@ -5,11 +5,12 @@
 
 import shutil
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import pairwise
 
 import zxingcpp
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import TimeoutError, expect, sync_playwright
 
 from .common import CODE, PASSWORD, RECOVERY_CODES, Authenticator
 
@@ -110,12 +111,16 @@ class Sao:
         "Enter the value of name when message asks for it, with the keyboard."
         dialog = self.page.locator('.ask-dialog').filter(has_text=message)
         field = dialog.locator(f'input[name={name}]')
+        # One with the same message may be about to go
+        expect(dialog).to_have_count(1)
         expect(field).to_be_focused()
         self.screenshot(screenshot)
         expect(field).to_be_focused()
         self.page.keyboard.type(value)
+        entered = field.element_handle()
         self.until(
-            expect(dialog).to_be_hidden, self.page.keyboard.press, 'Enter')
+            partial(entered.wait_for_element_state, 'hidden'),
+            self.page.keyboard.press, 'Enter')
 
     def answer_wait(self, code):
         "Enter a recovery code, as codes are not accepted for a while."
@@ -172,7 +177,7 @@ class Sao:
         # The client drops a click or a key now and then
         for _ in range(5):
             act(*args)
-            with suppress(AssertionError):
+            with suppress(AssertionError, TimeoutError):
                 check(timeout=5_000)
                 return
         check()
