@@ -181,20 +181,21 @@ class SetupTOTPDone(ModelView):
     __name__ = 'res.user.setup_totp.done'
     __string__ = "Recovery Codes"
 
+    # When the page is closed, the client asks for the password over it
+    _UNTIL_SAVED = {
+        'invisible': ~Eval('recovery_codes') | Eval('saved', False),
+        }
+
     # The client sends all the fields back, so they must be short: trytond
     # answers a compressed request of an ended session with an error, and the
     # desktop client compresses requests of more than 1400 bytes.
     recovery_codes = fields.Text(
         "Recovery Codes", readonly=True,
-        states={
-            'invisible': ~Eval('recovery_codes'),
-            },
+        states=_UNTIL_SAVED,
         help="Each recovery code can be used once instead of a code.")
     recovery_codes_file = fields.Binary(
         "Download", filename='recovery_codes_name', readonly=True,
-        states={
-            'invisible': ~Eval('recovery_codes'),
-            },
+        states=_UNTIL_SAVED,
         help="The same codes as a text file, to save or to print.")
     recovery_codes_name = fields.Char(
         "File Name", readonly=True,
@@ -207,3 +208,9 @@ class SetupTOTPDone(ModelView):
             'invisible': ~Eval('recovery_codes'),
             },
         help="The recovery codes are not shown again.")
+
+    @classmethod
+    def view_attributes(cls):
+        return super().view_attributes() + [
+            ('/form/group[@id="copy"]', 'states', cls._UNTIL_SAVED),
+            ]

@@ -14,7 +14,7 @@ from trytond.wizard import Button, StateTransition, StateView
 
 from . import clock, settings
 from .checked import ForgetfulWizard
-from .exceptions import TOTPTurnOffWarning
+from .exceptions import TOTPSetupError, TOTPTurnOffWarning
 from .redaction import hide_arguments
 
 try:
@@ -86,9 +86,7 @@ class SetupTOTP(ForgetfulWizard):
         'authentication_totp.setup_totp_done_view_form', [
             Button(
                 "Close", 'close', 'tryton-close', default=True, states={
-                    'readonly': (
-                        Eval('recovery_codes')
-                        & ~Eval('saved', False)),
+                    'readonly': ~Eval('saved', False),
                     }),
             ])
     close = StateTransition()
@@ -176,10 +174,15 @@ class SetupTOTP(ForgetfulWizard):
         return 'end'
 
     def _get_number(self):
-        "Return the number of the selected authenticator, or None."
+        """Return the number of the selected authenticator.
+
+        Raise TOTPSetupError if there is none, before the code is used up.
+        """
         for authenticator in self._get_user().list_totp_authenticators():
             if str(authenticator['number']) == self.overview.authenticator:
                 return authenticator['number']
+        raise TOTPSetupError(
+            gettext('authentication_totp.msg_totp_no_authenticator'))
 
     def transition_renew(self):
         self._recovery_codes = self._get_user().renew_totp_recovery_codes(
@@ -264,7 +267,8 @@ class SetupTOTP(ForgetfulWizard):
         if not self._recovery_codes and self._lacks_recovery_codes(user):
             self._recovery_codes = user.first_totp_recovery_codes()
         if not self._recovery_codes:
-            return {}
+            # The page can be closed at once
+            return {'saved': True}
         codes = '\n'.join(self._recovery_codes)
         head = gettext(
             'authentication_totp.msg_totp_recovery_codes_file',

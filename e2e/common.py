@@ -4,12 +4,14 @@
 "What the tests of both clients need"
 
 import re
+import secrets
 import shutil
 import time
+from pathlib import Path
 
 import pyotp
 
-from demo.demo import Server, free_port
+from demo.demo import DATABASE, Server, free_port
 
 PASSWORD = "Password for %s"
 CODE = (
@@ -17,7 +19,17 @@ CODE = (
 CODE_WRONG = (
     "The code is wrong. Enter the code that your authenticator shows now.")
 PERIOD = 30
-RECOVERY_CODES = re.compile(r'^(([0-9A-Z]{5}-?){5}\n?){10}$')
+LOGINS = ['carol', 'dave', 'erin']
+TOKEN = ('T0001', 'JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP')
+# One is good, and each of the others is refused
+TOKEN_FILE = """\
+serial,key,algorithm,digits,period
+T0002,KRUGS4ZANFZSAYJAORXWWZLOEBTG64RA,SHA256,6,30
+T0003,KRUGS4ZA,SHA1,6,30
+T0002,JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP,SHA1,6,30
+T0001,JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP,SHA1,6,30
+"""
+RECOVERY_CODES = re.compile(r'^(([0-9A-Z]{5}-?){5}\s?){10}$')
 
 
 def new_server(tools, data, *folders, **options):
@@ -35,11 +47,23 @@ def new_server(tools, data, *folders, **options):
     return server
 
 
+def add_users(server):
+    "Add the users of LOGINS."
+    token_file = server.database / 'token.csv'
+    token_file.write_text('serial,key\n%s,%s\n' % TOKEN)
+    for login in LOGINS:
+        server.password_file(login).write_text(secrets.token_hex(6))
+    server.run(
+        'python', Path(__file__).with_name('add_users.py'), DATABASE,
+        server.database, token_file, *LOGINS)
+
+
 class Authenticator:
-    "What a phone does with the URI"
+    "What a phone does with the URI, and a token with its key"
 
     def __init__(self, uri):
-        self.totp = pyotp.parse_uri(uri)
+        self.totp = (
+            pyotp.parse_uri(uri) if ':' in uri else pyotp.TOTP(uri))
         self.step = self.now()
 
     def now(self):

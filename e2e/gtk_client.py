@@ -11,10 +11,13 @@ import json
 import os
 import sys
 import traceback
+from pathlib import Path
 from threading import Thread
 
 from tryton.client import main  # It chooses the version of GTK
+from tryton.gui import Main
 from tryton.gui.window import Window
+from tryton.gui.window.view_form.view.form_gtk import binary
 
 from gi.repository import Atk, Gdk, Gio, GLib, Gtk  # isort: skip
 
@@ -60,13 +63,39 @@ def toggle(name):
     Atk.Action.do_action(box, 0)
 
 
+def open_tab(name):
+    "Show the page with the name of a form."
+    for widget in find():
+        if (widget.get_role() == Atk.Role.PAGE_TAB
+                and widget.get_name() == name):
+            Atk.Selection.add_selection(
+                widget.get_parent(), widget.get_index_in_parent())
+
+
+def open_records(model, name, mode, res_id=None):
+    "Open a tab with the records of the model."
+    Window.create(model, name=name, mode=[mode], res_id=res_id)
+
+
+def choose(path):
+    "Press the button that asks for a file, and choose the one at the path."
+    binary.file_selection = lambda *args, **kwargs: Path(path)
+    button, = [
+        widget for widget in find()
+        if widget.get_role() == Atk.Role.PUSH_BUTTON
+        and widget.get_description() == "Select..."]
+    Atk.Action.do_action(button, 0)
+
+
 def open_wizard(model, name):
     "Open the wizard as its entry in the menu does."
     Window.create_wizard(model, {}, name=name)
 
 
 def close():
-    "Close the client as its menu does."
+    "Close the tabs and the client as its menu does."
+    while Main().pages:
+        Main().sig_win_close()
     Gio.Application.get_default().activate_action('quit')
 
 
@@ -109,7 +138,9 @@ def answer(name, *args):
 
 FUNCTIONS = {
     function.__name__: function
-    for function in [see, enter, click, toggle, open_wizard, close]}
+    for function in [
+        see, enter, click, toggle, choose, open_tab, open_records,
+        open_wizard, close]}
 
 # Out of the way of tooltips
 Gdk.Display.get_default().get_default_seat().get_pointer().warp(

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from demo.demo import DATABASE, ROOT
 
-from .common import new_server
+from .common import add_users, new_server
 from .sao import Sao, chromium
 
 TOOLS = ROOT / '.e2e'
@@ -29,6 +29,7 @@ def main():
     server.run(
         'trytond-admin', '-d', DATABASE, '-u', 'authentication_totp',
         '-l', *LANGUAGES)
+    add_users(server)
     with server.serve(), chromium() as browser:
         for language in LANGUAGES:
             look(browser, server, language)
@@ -44,8 +45,9 @@ def look(browser, server, language):
             browser, server, folder, locale=language.replace('_', '-'),
             color_scheme='dark', viewport={'width': width, 'height': 720})
         password = sao.page.locator('input[name=password]')
-        enter(sao, sao.page.locator('#login'), 'alice', password)
-        enter(sao, password, server.password('alice'), sao.qr_code)
+        # Another user than that of the manual, whose key must be the first
+        enter(sao, sao.page.locator('#login'), 'carol', password)
+        enter(sao, password, server.password('carol'), sao.qr_code)
         speak(sao, language)
         expect(sao.qr_code).to_be_visible()
         sao.page.wait_for_load_state('networkidle')
@@ -139,7 +141,7 @@ def take(browser, server):
     sao = Sao(browser, server, folder, device_scale_factor=SHARP)
     sao.login('bob')
     question = sao.page.locator('.ask-dialog')
-    expect(question).to_contain_text("new key")
+    expect(question).to_contain_text("Add an entry")
     shot(sao, 'login_setup', question)
     sao.page.close()
 

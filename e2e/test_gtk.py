@@ -18,7 +18,8 @@ from trytond import __series__
 from demo.demo import DATABASE, ROOT
 
 from .common import (
-    CODE, CODE_WRONG, PASSWORD, RECOVERY_CODES, Authenticator, new_server)
+    CODE, CODE_WRONG, PASSWORD, RECOVERY_CODES, TOKEN, TOKEN_FILE,
+    Authenticator, add_users, new_server)
 
 TOOLS = ROOT / '.e2e' / f'gtk-{__series__}'
 DATA = TOOLS / 'data'
@@ -39,6 +40,8 @@ check_version = False
 DONE = (
     "TOTP is on. From now on you enter a code\nafter the password when you "
     "log in.")
+# The number of the user in the demo
+BOB = 3
 # Only a client that hangs takes so long
 TIMEOUT = 600
 
@@ -50,9 +53,10 @@ class GtkTestCase(unittest.TestCase):
     def setUpClass(cls):
         stack = ExitStack()
         cls.addClassCleanup(stack.close)
-        server = new_server(TOOLS, DATA, HOME, SCREENSHOTS)
+        cls.server = server = new_server(TOOLS, DATA, HOME, SCREENSHOTS)
+        add_users(server)
         stack.enter_context(server.serve())
-        cls.password = server.password('alice')
+        cls.screenshots = 0
         config = HOME / '.config' / 'tryton' / __series__ / 'tryton.conf'
         config.parent.mkdir(parents=True)
         config.write_text(CONFIG.format(port=server.port, database=DATABASE))
@@ -118,7 +122,7 @@ class GtkTestCase(unittest.TestCase):
         self.fail(f"{expected} is not in {texts}")
 
     def screenshot(self, name):
-        self.screenshots += 1
+        type(self).screenshots += 1
         image = None
         while image != (image := ImageGrab.grab(
                     xdisplay=self.env['DISPLAY'])):
@@ -132,11 +136,12 @@ class GtkTestCase(unittest.TestCase):
         self.screenshot(name)
         self.do('enter', '', value)
 
-    def login(self):
+    def login(self, login='alice'):
         self.expect("Connect")
         self.screenshot('login')
-        self.do('enter', "User name:", 'alice')
-        self.answer('password', PASSWORD % 'alice', self.password)
+        self.do('enter', "User name:", login)
+        self.answer(
+            'password', PASSWORD % login, self.server.password(login))
 
     def expect_wizard(self, name):
         "Return the URI that is in the QR code."
@@ -145,49 +150,61 @@ class GtkTestCase(unittest.TestCase):
         self.assertEqual(entries["URI:"], uri)
         return uri
 
-    def confirm(self, authenticator, shown=True):
+    def confirm(
+            self, authenticator, shown=True, field="Code:", login='alice'):
         """Confirm the set-up, log in again and return the recovery codes.
 
         shown: whether there are new ones
+        field: the one for the code
         """
-        self.do('enter', "Code:", authenticator.code())
-        codes = []
-        while True:
-            entries = self.expect(DONE)
-            codes = [
-                text.split() for text in entries.values()
-                if RECOVERY_CODES.match(text)]
-            if codes or not shown:
-                break
-            time.sleep(.1)
-        self.screenshot('wizard-done')
+        self.do('enter', field, authenticator.code())
+        self.expect(DONE)
+        codes = self.recovery_codes(shown)
+        self.screenshot('done')
         if codes:
             self.do('toggle', "I have saved them:")
+            # They are not behind the password that is asked for next
+            self.recovery_codes(False)
             self.screenshot('saved')
         self.do('click', "Close")
         # The wizard has ended the session
-        self.answer('ended', PASSWORD % 'alice', self.password)
-        self.answer('ended-code', CODE % 'alice', authenticator.next_code())
-        self.expect_menu()
-        return codes[0] if codes else []
+        self.answer(
+            'ended', PASSWORD % login, self.server.password(login))
+        self.answer('ended-code', CODE % login, authenticator.next_code())
+        self.expect_menu(login)
+        return codes
 
-    def expect_menu(self):
-        self.expect("Alice - Tryton", "Set up TOTP (Two-Factor Login)")
+    def recovery_codes(self, shown=True):
+        "Wait until they are shown, or not, and return them."
+        end = time.monotonic() + TIMEOUT
+        while time.monotonic() < end:
+            texts, _ = self.do('see')
+            codes = [
+                text.split() for text in texts
+                if text and RECOVERY_CODES.match(text)]
+            if bool(codes) == shown:
+                return codes[0] if codes else []
+            time.sleep(.1)
+        self.fail(f"Recovery codes are {'' if shown else 'not '}expected")
+
+    def expect_menu(self, login='alice'):
+        self.expect(
+            f"{login.capitalize()} - Tryton",
+            "Set up TOTP (Two-Factor Login)")
         self.screenshot('menu')
 
     def test_setup_and_login(self):
         "Test setting TOTP up and logging in with it"
-        self.screenshots = 0
         with self.client(GTK_THEME='Adwaita:dark'):
             self.login()
-            self.expect_wizard('wizard-dark')
+            self.expect_wizard('scan-dark')
             self.do('click', "Cancel")
             self.expect_menu()
 
         with self.client():
             self.login()
             # The wizard opens by itself
-            authenticator = Authenticator(self.expect_wizard('wizard'))
+            authenticator = Authenticator(self.expect_wizard('scan'))
             codes = self.confirm(authenticator)
 
             # A new phone, and one more
@@ -197,11 +214,11 @@ class GtkTestCase(unittest.TestCase):
             self.do('enter', "Code:", codes[0], False)
             self.do('click', "Replace All")
             authenticator = Authenticator(self.expect_wizard('replace'))
-            self.confirm(authenticator)
+            codes = self.confirm(authenticator)
             self.do('open_wizard', 'res.user.setup_totp', "Set up TOTP")
             self.expect("Replace All")
             # Enter adds
-            self.do('enter', "Code:", authenticator.next_code())
+            self.do('enter', "Code:", codes[0])
             tablet = Authenticator(self.expect_wizard('add'))
             self.confirm(tablet, shown=False)
             self.do('open_wizard', 'res.user.setup_totp', "Set up TOTP")
@@ -215,3 +232,48 @@ class GtkTestCase(unittest.TestCase):
             self.answer('code', CODE % 'alice', authenticator.wrong_code())
             self.answer('wrong', CODE_WRONG, authenticator.next_code())
             self.expect_menu()
+
+    def test_token(self):
+        "Test setting TOTP up with a token"
+        _, key = TOKEN
+        with self.client():
+            self.login('erin')
+            self.expect("Use a Phone Instead")
+            self.screenshot('token')
+            self.confirm(
+                Authenticator(key), field="Code of the Token:", login='erin')
+
+    def test_administrator(self):
+        "Test what an administrator sees of a user and of tokens"
+        token_file = DATA / 'tokens.csv'
+        token_file.write_text(TOKEN_FILE)
+        with self.client():
+            self.login('admin')
+            # This wizard and the one that configures the modules
+            for button in ["Confirm", "OK"]:
+                self.expect("Cancel", button)
+                self.do('click', "Cancel")
+            self.expect("Set up TOTP", "Administration")
+            self.do('open_records', 'res.user', "Users", 'form', BOB)
+            self.expect("Access Permissions", "TOTP")
+            self.do('open_tab', "TOTP")
+            self.expect("Require TOTP:")
+            self.screenshot('user')
+            self.do(
+                'open_records', 'res.user.totp_token', "TOTP Tokens", 'tree')
+            self.expect("Serial Number")
+            self.screenshot('tokens')
+            self.do(
+                'open_wizard', 'res.user.import_totp_tokens',
+                "Import TOTP Tokens")
+            self.expect("Read")
+            self.screenshot('import')
+            self.do('choose', str(token_file))
+            self.do('click', "Read")
+            self.expect("Back", "Import")
+            self.screenshot('import-preview')
+            self.do('click', "Import")
+            self.expect("Imported:")
+            self.screenshot('imported')
+            self.do('click', "Close")
+            self.expect("Set up TOTP", "Administration")

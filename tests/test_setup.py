@@ -296,7 +296,7 @@ class SetupTestCase(TOTPTestCase):
             self.assertRefused(
                 EXPIRED, rpc.wizard, 'execute', session_id, values, 'confirm')
             result = rpc.wizard('execute', session_id, values, 'done')
-            self.assertEqual(result['view']['defaults'], {'saved': False})
+            self.assertEqual(result['view']['defaults'], {'saved': True})
         self.assertEqual(self.stored_secret(user_id), stored)
         self.assertEqual(self.failures(user_id), 0)
 
