@@ -85,7 +85,8 @@ class MailTestCase(TOTPTestCase):
         self.send_emails()
         subjects = [
             # A long header begins with a line break
-            message['Subject'].strip().removesuffix(f' on {trytond.url.host()}')
+            message['Subject'].strip().removesuffix(
+                f' on {trytond.url.host()}')
             for message in self.inbox.messages]
         self.messages = self.inbox.messages.copy()
         self.inbox.messages.clear()

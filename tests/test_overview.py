@@ -14,7 +14,9 @@ from .tools import (
     TOTPTestCase, right_code)
 
 MAX = "You cannot add another authenticator. Remove one first."
-NO_AUTHENTICATOR = "This authenticator no longer exists."
+NO_AUTHENTICATOR = (
+    "No authenticator is selected, or it no longer exists. "
+    "Select one and try again.")
 TURN_OFF = (
     "You will log in with the password alone, "
     "and your recovery codes will no longer work.")
