@@ -47,11 +47,12 @@ class SetupTOTP(ForgetfulWizard):
                     }),
             Button(
                 "Remove", 'remove', 'tryton-delete', states={
-                    'readonly': ~Eval('authenticator'),
+                    'invisible': ~Eval('authenticator'),
                     }),
             Button(
                 "Rename", 'rename', 'tryton-note', states={
-                    'readonly': ~Eval('authenticator') | ~Eval('name'),
+                    'invisible': ~Eval('authenticator'),
+                    'readonly': ~Eval('name'),
                     }),
             Button("Replace All", 'replace', 'tryton-switch'),
             Button("Add", 'add', 'tryton-add', default=True),
