@@ -19,7 +19,7 @@ CODE = (
 CODE_WRONG = (
     "The code is wrong. Enter the code that your authenticator shows now.")
 PERIOD = 30
-LOGINS = ['carol', 'dave', 'erin']
+LOGINS = ['frank', 'dave', 'erin']
 TOKEN = ('T0001', 'JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP')
 # One is good, and each of the others is refused
 TOKEN_FILE = """\

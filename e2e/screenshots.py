@@ -46,8 +46,8 @@ def look(browser, server, language):
             color_scheme='dark', viewport={'width': width, 'height': 720})
         password = sao.page.locator('input[name=password]')
         # Another user than that of the manual, whose key must be the first
-        enter(sao, sao.page.locator('#login'), 'carol', password)
-        enter(sao, password, server.password('carol'), sao.qr_code)
+        enter(sao, sao.page.locator('#login'), 'frank', password)
+        enter(sao, password, server.password('frank'), sao.qr_code)
         speak(sao, language)
         expect(sao.qr_code).to_be_visible()
         sao.page.wait_for_load_state('networkidle')

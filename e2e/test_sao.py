@@ -148,16 +148,16 @@ class SaoTestCase(unittest.TestCase):
     def test_keyboard(self):
         "Test setting TOTP up and a lost phone with the keyboard alone"
         sao = self.sao('keyboard')
-        sao.login('carol')
-        sao.answer_ended_session(sao.set_up(), 'carol')
+        sao.login('frank')
+        sao.answer_ended_session(sao.set_up(), 'frank')
         sao.menu()
 
         code = sao.codes[0]
         sao = self.sao('keyboard-lost')
-        sao.login('carol')
-        sao.answer_code(code, 'recovery-code', CODE % 'carol')
+        sao.login('frank')
+        sao.answer_code(code, 'recovery-code', CODE % 'frank')
         authenticator = sao.set_up()
-        sao.answer_ended_session(authenticator, 'carol')
+        sao.answer_ended_session(authenticator, 'frank')
         sao.menu()
 
     def test_phone(self):
