@@ -48,7 +48,7 @@ _ADVICE = {
     'devices_forgotten': _CHANGE,
     'resealed': _CHANGE_BY_OTHER,
     }
-_WIDTH = 72
+_LINES = {'width': 72, 'break_on_hyphens': False}
 
 
 class TOTPEventEmail(Report):
@@ -100,16 +100,16 @@ class TOTPEventEmail(Report):
                 *parts['facts'], (parts['server'], web_link)]]
         steps = [
             textwrap.fill(
-                step, _WIDTH, initial_indent=f'{number}. ',
+                step, **_LINES, initial_indent=f'{number}. ',
                 subsequent_indent='   ')
             for number, step in enumerate(parts['steps'], 1)]
         return '\n\n'.join([
-                textwrap.fill(parts['text'], _WIDTH),
+                textwrap.fill(parts['text'], **_LINES),
                 '\n'.join([*facts, desktop_link]),
                 '\n'.join([
-                        textwrap.fill(parts['introduction'], _WIDTH),
+                        textwrap.fill(parts['introduction'], **_LINES),
                         *steps]),
-                textwrap.fill(parts['end'], _WIDTH)]) + '\n'
+                textwrap.fill(parts['end'], **_LINES)]) + '\n'
 
     @classmethod
     def get_context(cls, records, header, data):
