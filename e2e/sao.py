@@ -226,14 +226,23 @@ class Sao:
                 exact=True)
             if name == 'authenticator':
                 field.select_option(label=value)
+                # The client draws the page again, without what is typed
+                # before it has done so
+                expect(self.wizard.get_by_role(
+                        'button', name=button)).to_be_visible()
+                self.page.wait_for_load_state('networkidle')
             else:
                 field.fill(value)
-        self.code.fill(code)
-        # The client refreshes the choices when a field loses the focus, and
-        # would send none if the button were pressed meanwhile
-        self.code.blur()
+        def fill():
+            self.code.fill(code)
+            # The client refreshes the choices when a field loses the focus,
+            # and would send none if the button were pressed then
+            self.code.blur()
+
+        self.until(
+            lambda timeout: expect(self.code).to_have_value(
+                code, timeout=timeout), fill)
         self.screenshot(button.lower().replace(' ', '-'))
-        expect(self.code).to_have_value(code)
         self.click(self.wizard, button)
 
     def set_up(self, close=True, codes=True):

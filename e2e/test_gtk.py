@@ -241,7 +241,7 @@ class GtkTestCase(unittest.TestCase):
             self.expect("Use a Phone Instead")
             self.screenshot('token')
             self.confirm(
-                Authenticator(key), field="Code of the Token:", login='erin')
+                Authenticator(key), field="Token Code:", login='erin')
 
     def test_administrator(self):
         "Test what an administrator sees of a user and of tokens"

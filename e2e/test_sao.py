@@ -265,7 +265,7 @@ class SaoTestCase(unittest.TestCase):
         sao = self.sao('token')
         sao.login('erin')
         expect(sao.wizard.get_by_label("Serial Number:")).to_have_value(serial)
-        field = sao.wizard.get_by_label("Code of the Token:")
+        field = sao.wizard.get_by_label("Token Code:")
         expect(field).to_be_focused()
         sao.screenshot('token')
         sao.page.keyboard.type(token.code())
