@@ -6,6 +6,7 @@
 import shutil
 from contextlib import contextmanager, suppress
 from functools import partial
+from functools import partial
 from itertools import pairwise
 
 import zxingcpp
@@ -239,9 +240,7 @@ class Sao:
             # and would send none if the button were pressed then
             self.code.blur()
 
-        self.until(
-            lambda timeout: expect(self.code).to_have_value(
-                code, timeout=timeout), fill)
+        self.until(partial(expect(self.code).to_have_value, code), fill)
         self.screenshot(button.lower().replace(' ', '-'))
         self.click(self.wizard, button)
 
