@@ -6,7 +6,6 @@
 import shutil
 from contextlib import contextmanager, suppress
 from functools import partial
-from functools import partial
 from itertools import pairwise
 
 import zxingcpp
