@@ -40,6 +40,7 @@ check_version = False
 DONE = (
     "TOTP is on. From now on you enter a code\nafter the password when you "
     "log in.")
+MENU = "Set up TOTP (Two-Factor Login)"
 # The number of the user in the demo
 BOB = 3
 # Only a client that hangs takes so long
@@ -189,8 +190,7 @@ class GtkTestCase(unittest.TestCase):
 
     def expect_menu(self, login='alice'):
         self.expect(
-            f"{login.capitalize()} - Tryton",
-            "Set up TOTP (Two-Factor Login)")
+            f"{login.capitalize()} - Tryton", MENU)
         self.screenshot('menu')
 
     def test_setup_and_login(self):
@@ -253,7 +253,7 @@ class GtkTestCase(unittest.TestCase):
             for button in ["Confirm", "OK"]:
                 self.expect("Cancel", button)
                 self.do('click', "Cancel")
-            self.expect("Set up TOTP", "Administration")
+            self.expect(MENU, "Administration")
             self.do('open_records', 'res.user', "Users", 'form', BOB)
             self.expect("Access Permissions", "TOTP")
             self.do('open_tab', "TOTP")
@@ -276,4 +276,4 @@ class GtkTestCase(unittest.TestCase):
             self.expect("Imported:")
             self.screenshot('imported')
             self.do('click', "Close")
-            self.expect("Set up TOTP", "Administration")
+            self.expect(MENU, "Administration")
