@@ -72,11 +72,6 @@ class SetupTOTPOverview(ModelView):
         User = pool.get('res.user')
         return User(Transaction().user).choose_totp_devices()
 
-    @classmethod
-    def default_device(cls):
-        return 'all'
-
-
 class SetupTOTPAuthenticator(ModelView):
     __name__ = 'res.user.setup_totp.authenticator'
     __string__ = "Authenticator"

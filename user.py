@@ -39,7 +39,7 @@ class SetupTOTP(ForgetfulWizard):
             Button("New Recovery Codes", 'renew', 'tryton-refresh'),
             Button(
                 "Forget Devices", 'forget', 'tryton-clear', states={
-                    'invisible': ~Eval('devices'),
+                    'invisible': ~Eval('device'),
                     }),
             Button(
                 "Add Token", 'token', 'tryton-add', states={

@@ -17,8 +17,10 @@ from .tools import ADDRESS, BLANK, KEY, PASSWORD, WRONG, Refused
 OVERVIEW = 'res.user.setup_totp.overview'
 PREFIX = 'wizard.res.user.forget_totp_devices'
 START = 'res.user.forget_totp_devices.start'
-ALL = ['all', "All devices"]
-GONE = "This device is no longer remembered."
+ALL = [[None, ''], ['all', "All devices"]]
+GONE = (
+    "No device is selected, or it is no longer remembered. "
+    "Select one and try again.")
 
 
 class ChosenTestCase(DevicesTestCase):
@@ -96,9 +98,9 @@ class OwnerTestCase(ChosenTestCase):
         with patch.object(timezone, 'SERVER', timezone.UTC):
             self.move(self.cookies[0])
             self.rpc = self.client(self.login)
-            self.assertEqual(self.choices(self.rpc), [ALL, *self.lines()])
+            self.assertEqual(self.choices(self.rpc), [*ALL, *self.lines()])
         _, shown = self.rpc.overview()
-        self.assertEqual(shown['device'], 'all')
+        self.assertIsNone(shown.get('device'))
         self.assertEqual(len(shown['devices']), 2)
 
     def test_time_zone(self):
@@ -106,18 +108,18 @@ class OwnerTestCase(ChosenTestCase):
         with patch.object(
                 timezone, 'SERVER', ZoneInfo('Pacific/Kiritimati')):
             self.assertIn(
-                "last used 05/18/2033\xa017:34", self.choices(self.rpc)[1][1])
+                "last used 05/18/2033\xa017:34", self.choices(self.rpc)[2][1])
 
     def test_choices_of_others(self):
         "Test that users are not shown the devices of others"
         choices = self.choices(self.client(self.other))
         self.assertEqual(
-            [key for key, _ in choices], ['all', str(self.other_device)])
+            [key for key, _ in choices], [None, 'all', str(self.other_device)])
         stranger, _ = self.user(KEY)
         rpc = self.client(stranger)
         for context in [
                 {}, {'user': self.user_id}, {'active_id': self.user_id}]:
-            self.assertEqual(self.choices(rpc, context), [ALL])
+            self.assertEqual(self.choices(rpc, context), ALL)
 
     def test_not_cached(self):
         "Test that clients do not cache the devices"
@@ -142,7 +144,7 @@ class OwnerTestCase(ChosenTestCase):
         _, shown = self.rpc.overview(
             'forget', code=self.code(), device=str(first))
         self.assertEqual(len(shown['devices']), 1)
-        self.assertEqual(shown['device'], 'all')
+        self.assertIsNone(shown.get('device'))
         self.assertEqual(self.ids, [second])
         self.assertSkip(False, True)
         self.assertEqual(self.forgotten(), 1)
@@ -264,7 +266,7 @@ class AdministratorTestCase(ChosenTestCase):
             self.assertEqual(shown['user'], self.user_id)
             self.assertEqual(shown['device'], 'all')
             self.assertEqual(
-                self.choices(rpc, self.user_id), [ALL, *lines])
+                self.choices(rpc, self.user_id), [*ALL, *lines])
             self.assertEqual(rpc.model(START, 'get_devices', {}), [])
 
     def test_button(self):
@@ -333,7 +335,7 @@ class AdministratorTestCase(ChosenTestCase):
         self.rpc = self.client(self.admin)
         self.assertEqual(
             [key for key, _ in self.choices(self.rpc, self.admin_id)],
-            ['all', str(device.id)])
+            [None, 'all', str(device.id)])
         self.forget(self.rpc, self.admin_id, str(device.id))
         self.assertFalse(self.skips(self.admin, cookie))
         self.assertEqual(self.forgotten(self.admin_id), 1)

@@ -209,7 +209,7 @@ class DevicePageTestCase(WizardMixin, DevicesTestCase):
         self.assertEqual(
             self.told(rpc.overview, 'forget', code=self.code(99)), WRONG)
         self.assertTrue(self.skips(login, cookie))
-        _, shown = rpc.overview('forget', code=self.code())
+        _, shown = rpc.overview('forget', code=self.code(), device='all')
         self.assertEqual(shown['devices'], [])
         self.assertFalse(self.skips(login, cookie))
         self.assertEqual(
