@@ -257,13 +257,13 @@ class ToldTestCase(MailTestCase):
                 'authentication_totp', 'msg_totp_email_account')
             Translation.create([{
                         'lang': 'de', 'type': type_, 'name': name,
-                        'res_id': id_, 'src': source, 'value': value,
-                        'fuzzy': False, 'module': 'authentication_totp',
-                        } for type_, name, id_, source, value in [
-                        ('selection', 'res.user.totp_event,kind', -1,
+                        'src': source, 'value': value, 'fuzzy': False,
+                        'module': 'authentication_totp', **record,
+                        } for type_, name, record, source, value in [
+                        ('selection', 'res.user.totp_event,kind', {},
                             "A used code was entered again", "KODE"),
-                        ('model', 'ir.message,text', message, "Account",
-                            "KONTO")]])
+                        ('model', 'ir.message,text', {'res_id': message},
+                            "Account", "KONTO")]])
         self.attempt(login, self.code())
         self.attempt(login, self.code(-1))
         self.assertEqual(self.received(), [f"KODE for {login}"])
@@ -388,8 +388,7 @@ class ToldTestCase(MailTestCase):
             answer.set()
             mailer.shutdown()
         self.assertEqual(
-            [m['Subject'] for m in self.inbox.messages],
-            [f"A used code was entered again for {login}"])
+            self.received(), [f"A used code was entered again for {login}"])
 
     def test_event(self):
         "Test the fields of an event"
