@@ -191,7 +191,9 @@ class UserTOTPToken(ModelSQL, ModelView):
         Event = pool.get('res.user.totp_event')
         Guess = pool.get('res.user.totp_guess')
         User = pool.get('res.user')
-        User.check_totp_management([user])
+        # The message about a token that is not free names it
+        User.check_totp_management(
+            [user, *(t.user for t in tokens if t.user)])
         cls._check_state(tokens, {'free'}, 'msg_totp_token_not_free')
         if not tokens:
             return

@@ -54,6 +54,9 @@ class AssignTestCase(TokensTestCase):
                 self.act(name, id_, rpc=rpc)
         with self.assertRaises(Refused):
             self.act('assign', free, user=user_id, rpc=rpc)
+        with self.assertRaises(Refused) as context:
+            self.act('assign', id_, user=mine, rpc=rpc)
+        self.assertNotIn('T0', str(context.exception))
         self.act('assign', free, user=mine, rpc=rpc)
         self.act('lose', free, rpc=rpc)
         self.act('discard', free, rpc=rpc)
