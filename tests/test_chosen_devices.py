@@ -120,10 +120,11 @@ class OwnerTestCase(ChosenTestCase):
             self.assertEqual(self.choices(rpc, context), [ALL])
 
     def test_not_cached(self):
-        "Test that clients do not cache the devices"
+        "Test that clients cache neither the devices nor the authenticators"
         with self.transaction():
             Overview = Pool().get(OVERVIEW)
-            self.assertIsNone(Overview.__rpc__['get_devices'].cache)
+            for name in ['get_devices', 'get_authenticators']:
+                self.assertIsNone(Overview.__rpc__[name].cache, name)
 
     def test_visible(self):
         "Test that the choice is hidden if there is no device"

@@ -128,7 +128,7 @@ class EmailsTestCase(MailTestCase):
 
     def test_devices_forgotten(self):
         "Test that an administrator's action is not reported as an attack"
-        _, admin_id = self.user(administrator=True)
+        admin, admin_id = self.user(administrator=True)
         _, user_id = self.user(KEY)
         for by in [user_id, admin_id]:
             self.received()
@@ -137,6 +137,9 @@ class EmailsTestCase(MailTestCase):
             with self.transaction(by):
                 Pool().get('res.user')(user_id).forget_totp_devices()
             text = self.text_about("Remembered devices were forgotten")
+            # Only another user is named
+            self.assertEqual(f" By {admin} " in text, by == admin_id)
+            self.assertEqual(" By " in text, by == admin_id)
             self.assertEqual(
                 "somebody else may be using your account" in text,
                 by == user_id)
