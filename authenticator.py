@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 # The root user has no secret
 _NOBODY = 0
+_MAX_NAME_LENGTH = 100
 # The largest value of the setting max_authenticators
 _MOST = 10
 # Secrets of no user, which make the work the same for every login
@@ -388,7 +389,7 @@ class UserTOTPCounter(ModelSQL):
         cls.create([{
                     'user': user_id,
                     'number': number,
-                    'name': name or cls.next_name(user_id),
+                    'name': _clean(name) or cls.next_name(user_id),
                     'since': now,
                     'last_used': now if counter >= 0 else None,
                     'counter': counter,
@@ -444,7 +445,7 @@ class UserTOTPCounter(ModelSQL):
                 ('user', '=', user_id),
                 ('number', '=', number),
                 ])
-        cls.write(counters, {'name': name})
+        cls.write(counters, {'name': _clean(name)})
         return bool(counters)
 
     @classmethod
@@ -477,6 +478,17 @@ class UserTOTPCounter(ModelSQL):
             status[user_id] = {
                 'totp_since': since, 'totp_last_used': last_used}
         return status
+
+
+def _clean(name):
+    """Return the name of an authenticator as it is stored.
+
+    The owner reads it in the e-mails about changes, which a mail server would
+    refuse if it was very long. Administrators read one name a line.
+
+    name: what a client sent, of any type
+    """
+    return totp.one_line(str(name or ''), _MAX_NAME_LENGTH)
 
 
 @functools.cache

@@ -49,6 +49,7 @@ _ADVICE = {
     'resealed': _CHANGE_BY_OTHER,
     }
 _LINES = {'width': 72, 'break_on_hyphens': False}
+_MAX_FACT_LENGTH = 1000
 
 
 class TOTPEventEmail(Report):
@@ -156,7 +157,11 @@ class TOTPEventEmail(Report):
             facts.append((_text('address'), event.address))
         if event.actor and event.actor != event.user:
             facts.append((_text('actor'), event.actor.rec_name))
-        return facts
+        # Users choose their own names. A mail server would refuse an e-mail
+        # with a very long one.
+        return [
+            (label, ' '.join(fact.split())[:_MAX_FACT_LENGTH])
+            for label, fact in facts]
 
     @classmethod
     def _get_links(cls):

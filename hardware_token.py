@@ -3,6 +3,7 @@
 # terms.
 "Hardware tokens, for users without a smartphone"
 
+from collections import defaultdict
 from itertools import islice
 
 from sql import Conflict, Literal, Null
@@ -188,10 +189,11 @@ class UserTOTPToken(ModelSQL, ModelView):
         more tokens than authenticators.
         """
         pool = Pool()
-        Event = pool.get('res.user.totp_event')
         Guess = pool.get('res.user.totp_guess')
         User = pool.get('res.user')
-        User.check_totp_management([user])
+        # The message about a token that is not free names it
+        User.check_totp_management(
+            [user, *(t.user for t in tokens if t.user)])
         cls._check_state(tokens, {'free'}, 'msg_totp_token_not_free')
         if not tokens:
             return
@@ -215,9 +217,15 @@ class UserTOTPToken(ModelSQL, ModelView):
                     'authentication_totp.msg_totp_token_most',
                     login=user.login, most=most))
         cls.write(tokens, {'user': user.id, 'state': 'assigned'})
+        cls._tell(user, 'token_assigned', tokens)
+
+    @classmethod
+    def _tell(cls, user, kind, tokens):
+        "Record the event of the user about the tokens."
+        pool = Pool()
+        Event = pool.get('res.user.totp_event')
         Event.record(
-            [user], 'token_assigned',
-            authenticator=', '.join(t.serial for t in tokens))
+            [user], kind, authenticator=', '.join(t.serial for t in tokens))
 
     @classmethod
     def take_back(cls, tokens):
@@ -255,14 +263,16 @@ class UserTOTPToken(ModelSQL, ModelView):
     @classmethod
     def _withdraw(cls, tokens):
         pool = Pool()
-        Event = pool.get('res.user.totp_event')
         User = pool.get('res.user')
         User.check_totp_management([t.user for t in tokens if t.user])
         User.check_not_own_totp(
             [t.user for t in tokens if t.state == 'in_use'])
         # A token in use causes another event: the removal of its
         # authenticator, or a reset
-        waiting = list({t.user for t in tokens if t.state == 'assigned'})
+        waiting = defaultdict(list)
+        for token in tokens:
+            if token.state == 'assigned':
+                waiting[token.user].append(token)
         table = cls.__table__()
         cursor = Transaction().connection.cursor()
         for token in tokens:
@@ -271,8 +281,8 @@ class UserTOTPToken(ModelSQL, ModelView):
                     where=(table.id == token.id) & (table.number != Null)))
             for user_id, number in cursor.fetchall():
                 User(user_id)._drop_totp_authenticator(number)
-        if waiting:
-            Event.record(waiting, 'token_withdrawn')
+        for user, withdrawn in waiting.items():
+            cls._tell(user, 'token_withdrawn', withdrawn)
 
     @classmethod
     def release(cls, user_ids, number=None):

@@ -57,24 +57,23 @@ class User(metaclass=PoolMeta):
 
     @classmethod
     def get_totp_authenticators(cls, users, name):
-        table = cls.__table__()
-        cursor = Transaction().connection.cursor()
-        cursor.execute(*table.select(
-                table.id,
-                where=fields.SQL_OPERATORS['in'](
-                    table.id, [u.id for u in users])
-                & cls._is_totp_visible(table)))
-        described = dict.fromkeys(u.id for u in users)
-        for id_, in cursor.fetchall():
-            described[id_] = '\n'.join(
-                line for _, line in cls(id_).describe_totp_authenticators())
-        return described
+        return cls._get_totp_lines(users, cls.describe_totp_authenticators)
 
     @classmethod
     def get_totp_remembered_devices(cls, users, name):
-        return {
-            u.id: '\n'.join(line for _, line in u.describe_totp_devices())
-            for u in users}
+        return cls._get_totp_lines(users, cls.describe_totp_devices)
+
+    @classmethod
+    def _get_totp_lines(cls, users, describe):
+        """Return for each user the described lines, or None if the user of the
+        transaction may not see the status of the user.
+
+        describe: a function that returns pairs, a key and a line, for a user
+        """
+        described = dict.fromkeys(u.id for u in users)
+        for id_ in cls._filter_totp_visible(users):
+            described[id_] = '\n'.join(line for _, line in describe(cls(id_)))
+        return described
 
     @without_check_access
     def describe_totp_authenticators(self):

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _GROUP = "Administration"
 # The fields of users and groups that can make TOTP required for a user
 _USER_FIELDS = {
-    'totp_required', 'totp_required_from', 'groups', 'administrator'}
+    'totp_required', 'totp_required_from', 'groups', 'administrator', 'active'}
 _GROUP_FIELDS = {
     'totp_required', 'totp_required_from', 'users', 'parent', 'active'}
 # The maximum number of users that a warning names

@@ -153,6 +153,20 @@ class User(metaclass=PoolMeta):
         return visible
 
     @classmethod
+    def _filter_totp_visible(cls, users):
+        """Return the ids of those users whose status the user of the
+        transaction may see.
+        """
+        table = cls.__table__()
+        cursor = Transaction().connection.cursor()
+        cursor.execute(*table.select(
+                table.id,
+                where=fields.SQL_OPERATORS['in'](
+                    table.id, [u.id for u in users])
+                & cls._is_totp_visible(table)))
+        return [id_ for id_, in cursor]
+
+    @classmethod
     def _is_totp_enabled(cls, table):
         return table.totp_secret != Null
 
@@ -193,14 +207,7 @@ class User(metaclass=PoolMeta):
         Counter = pool.get('res.user.totp_counter')
         Guess = pool.get('res.user.totp_guess')
         RecoveryCode = pool.get('res.user.totp_recovery_code')
-        table = cls.__table__()
-        cursor = Transaction().connection.cursor()
-        cursor.execute(*table.select(
-                table.id,
-                where=fields.SQL_OPERATORS['in'](
-                    table.id, [u.id for u in users])
-                & cls._is_totp_visible(table)))
-        visible = [id_ for id_, in cursor]
+        visible = cls._filter_totp_visible(users)
         counters = Counter.status(visible)
         guesses = Guess.status(visible)
         recovery_codes = RecoveryCode.count(visible)

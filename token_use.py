@@ -18,8 +18,8 @@ from trytond.transaction import Transaction
 
 from . import clock, notice, refusal, settings, totp
 from .exceptions import (
-    TOTPCodeError, TOTPSetupError, TOTPTokenError, TOTPUnreadableError,
-    TOTPWaitError)
+    TOTPCodeBlankError, TOTPCodeError, TOTPSetupError, TOTPTokenError,
+    TOTPUnreadableError, TOTPWaitError)
 from .language import sane_language
 
 logger = logging.getLogger(__name__)
@@ -243,6 +243,8 @@ class User(metaclass=PoolMeta):
                 # Checked first, so that nobody can guess the code of the token
                 # without it
                 self.verify_totp_code(current_code)
+            except (TOTPCodeBlankError, TOTPUnreadableError, TOTPWaitError):
+                raise
             except TOTPCodeError as error:
                 raise error.__class__(
                     error.message, gettext(

@@ -368,6 +368,14 @@ def _read_pskc(text, time, passphrase, key):
     return tokens
 
 
+class _TreeBuilder(ElementTree.TreeBuilder):
+
+    def start_ns(self, prefix, uri):
+        # The parser copies the URI for each element
+        if len(uri) > _MAX_XML_TEXT:
+            raise TokenFileError('msg_totp_token_file_unreadable')
+
+
 def _sane_xml(text):
     """Return the XML as bytes that any library can parse safely.
 
@@ -379,7 +387,8 @@ def _sane_xml(text):
     if re.search('<!(DOCTYPE|ENTITY)', text):
         raise TokenFileError('msg_totp_token_file_doctype')
     try:
-        root = ElementTree.fromstring(text)
+        root = ElementTree.fromstring(
+            text, ElementTree.XMLParser(target=_TreeBuilder()))
         names = Counter()
         for element in root.iter():
             name = element.tag.rpartition('}')[2]

@@ -153,10 +153,21 @@ def hash_recovery_code(code):
         return hashlib.sha256(code).hexdigest()
 
 
+def one_line(text, length):
+    """Return text on one line of at most length characters.
+
+    Control characters and surrogates, which not every database stores, are
+    left out.
+    """
+    text = ''.join(
+        c for c in text
+        if c.isspace() or unicodedata.category(c) not in {'Cc', 'Cs'})
+    return ' '.join(text.split())[:length].rstrip()
+
+
 def display_name(text):
     "Return text as the name of an issuer or an account in an authenticator."
-    text = ' '.join(text.translate(_NAME_CHARACTERS).split())
-    return text[:_MAX_NAME_LENGTH].rstrip()
+    return one_line(text.translate(_NAME_CHARACTERS), _MAX_NAME_LENGTH)
 
 
 @dataclasses.dataclass(frozen=True)

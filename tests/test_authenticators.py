@@ -224,6 +224,24 @@ class AuthenticatorsTestCase(TOTPTestCase):
         self.assertEqual(list(self.rows()), [
                 'Authenticator', 'Authenticator 2', 'Authenticator 3'])
 
+    def test_one_line(self):
+        "Test that a name of any characters is stored as a short line"
+        rpc = self.client(self.login)
+        for name, stored in [
+                ('a\nb', 'a b'),
+                (' a \t\r\n b ', 'a b'),
+                ('a\u2028b\x85c', 'a b c'),
+                ('a\0b\ud800', 'ab'),
+                ('\u0645\u06cc\u200c\u0631', '\u0645\u06cc\u200c\u0631'),
+                ('x' * 10**6, 'x' * 100),
+                (5, '5'),
+                (['a'], "['a']")]:
+            with self.subTest(stored=stored):
+                rpc.overview(
+                    'rename', self.code(), authenticator='1', name=name)
+                self.assertEqual(list(self.rows()), [stored])
+                self.now += 30
+
     def test_replace(self):
         "Test that replacing leaves only the new one"
         self.add_all()

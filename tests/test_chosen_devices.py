@@ -122,10 +122,11 @@ class OwnerTestCase(ChosenTestCase):
             self.assertEqual(self.choices(rpc, context), ALL)
 
     def test_not_cached(self):
-        "Test that clients do not cache the devices"
+        "Test that clients cache neither the devices nor the authenticators"
         with self.transaction():
             Overview = Pool().get(OVERVIEW)
-            self.assertIsNone(Overview.__rpc__['get_devices'].cache)
+            for name in ['get_devices', 'get_authenticators']:
+                self.assertIsNone(Overview.__rpc__[name].cache, name)
 
     def test_visible(self):
         "Test that the choice is hidden if there is no device"
@@ -268,6 +269,21 @@ class AdministratorTestCase(ChosenTestCase):
             self.assertEqual(
                 self.choices(rpc, self.user_id), [*ALL, *lines])
             self.assertEqual(rpc.model(START, 'get_devices', {}), [])
+
+    def test_statements(self):
+        "Test that reading users who are not visible costs no more for many"
+        rpc = self.client(self.user()[0])
+        ids = [self.user()[1] for _ in range(5)]
+        for name in ['totp_remembered_devices', 'totp_authenticators']:
+            counts = set()
+            # Fill the caches
+            rpc.model('res.user', 'read', ids, [name])
+            for read in [ids[:1], ids]:
+                with self.count_statements() as statements:
+                    rpc.model('res.user', 'read', read, [name])
+                counts.add(len(statements))
+            with self.subTest(name=name):
+                self.assertEqual(len(counts), 1, counts)
 
     def test_button(self):
         "Test that the button of the form opens the wizard"

@@ -128,7 +128,7 @@ class EmailsTestCase(MailTestCase):
 
     def test_devices_forgotten(self):
         "Test that an administrator's action is not reported as an attack"
-        _, admin_id = self.user(administrator=True)
+        admin, admin_id = self.user(administrator=True)
         _, user_id = self.user(KEY)
         for by in [user_id, admin_id]:
             self.received()
@@ -137,10 +137,60 @@ class EmailsTestCase(MailTestCase):
             with self.transaction(by):
                 Pool().get('res.user')(user_id).forget_totp_devices()
             text = self.text_about("Remembered devices were forgotten")
+            # Only another user is named
+            self.assertEqual(f" By {admin} " in text, by == admin_id)
+            self.assertEqual(" By " in text, by == admin_id)
             self.assertEqual(
                 "somebody else may be using your account" in text,
                 by == user_id)
             self.now += 3600
+
+    def test_long_name(self):
+        "Test that no name makes an e-mail that a mail server refuses"
+        login, user_id = self.user(KEY)
+        rpc = self.client(login)
+        self.received()
+        rpc.overview(
+            'rename', self.code(), authenticator='1', name='x' * 500_000)
+        self.assertEqual(
+            self.received(), [f"An authenticator was renamed for {login}"])
+        message, = self.messages
+        self.assertLess(len(bytes(message)), 10_000)
+        self.assertIn('x' * 50, message.get_body(['plain']).get_content())
+        # The user who resets TOTP does not choose who is told either
+        manager, manager_id = self.manager(user_id)
+        rpc = self.client(manager)
+        rpc.model('res.user', 'set_preferences', {'name': 'y' * 100_000})
+        self.wizard(rpc, 'reset_totp', 'reset', user_ids=[user_id])
+        self.assertEqual(self.received(), [f"TOTP was reset for {login}"])
+        message, = self.messages
+        self.assertLess(len(bytes(message)), 10_000)
+        self.assertIn('y' * 50, message.get_body(['plain']).get_content())
+
+    def test_lines(self):
+        "Test that names cannot add lines to the text of an e-mail"
+        login, user_id = self.user(KEY)
+        manager, manager_id = self.manager(user_id)
+        rpc = self.client(manager)
+        self.received()
+        for blank in ['\x85', '\u2028', '\u2029', '\x1c']:
+            with self.subTest(blank=blank):
+                self.client(login).overview(
+                    'rename', self.code(), authenticator='1',
+                    name=f'Phone{blank}Forged: line')
+                rpc.model('res.user', 'set_preferences', {
+                        'name': f'Eve{blank}Forged: line'})
+                with self.transaction(manager_id):
+                    Pool().get('res.user')(user_id).unlock_totp()
+                self.received()
+                self.assertEqual(len(self.messages), 2)
+                for message in self.messages:
+                    text = message.get_body(['plain']).get_content()
+                    self.assertIn('Forged: line', text)
+                    for line in text.splitlines():
+                        self.assertFalse(line.startswith('Forged'), text)
+                    self.assertNotIn(blank, text)
+                self.now += 3600
 
     def test_newline(self):
         "Test that an address with a newline affects no other e-mail"

@@ -9,7 +9,7 @@ from trytond.pool import Pool
 from .test_devices import DevicesTestCase
 from .test_login_setup import KEY_SHOWN
 from .tools import (
-    BLANK, KEY, OTHER_KEY, PASSWORD, RPC, WRONG, Refused, TOTPTestCase,
+    BLANK, KEY, OTHER_KEY, PASSWORD, RPC, WAIT, WRONG, Refused, TOTPTestCase,
     right_code, secret_from)
 
 
@@ -269,19 +269,32 @@ class TokenPageTestCase(WizardMixin, TOTPTestCase):
         shown = rpc.wizard(
             'execute', session_id, {}, 'token')['view']['defaults']
         values = {**shown, 'code': right_code(OTHER_KEY, self.now)}
-        for current_code, message in [(None, BLANK), ('000000', WRONG)]:
-            self.assertEqual(
-                self.told(
-                    rpc.wizard, 'execute', session_id,
-                    {'token': {**values, 'current_code': current_code}},
-                    'confirm_token'),
-                message)
+        which = (
+            "The code from your current authenticator is wrong. "
+            "The code of the token was not checked.")
+        for current_code, message, description in [
+                (None, BLANK, ''), ('000000', WRONG, which),
+                ('000000', WRONG, which),
+                ('000000', WAIT % "30 seconds", which),
+                # No code is checked now, not even a right one
+                (self.code(), WAIT % "30 seconds", '')]:
+            with self.subTest(current_code=current_code):
+                with self.assertRaises(Refused) as context:
+                    rpc.wizard(
+                        'execute', session_id,
+                        {'token': {**values, 'current_code': current_code}},
+                        'confirm_token')
+                _, (told, more, _) = context.exception.args
+                self.assertEqual((told, more), (message, description))
+        self.now += 30
+        values['code'] = right_code(OTHER_KEY, self.now)
         rpc.wizard(
             'execute', session_id,
             {'token': {**values, 'current_code': self.code()}},
             'confirm_token')
         self.assertEqual(
-            self.events(user_id), ['set_up', 'token_assigned', 'added'])
+            self.events(user_id),
+            ['set_up', 'token_assigned', 'failed', 'added'])
         with self.transaction(user_id):
             names = [
                 a['name'] for a in Pool().get('res.user')(

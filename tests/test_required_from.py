@@ -593,6 +593,17 @@ class WarningTestCase(RequiredTestCase):
             [f'{self._testMethodName}-1'], 'res.group', 'write', [self.group],
             {'active': True})
 
+    def test_active(self):
+        "Test that activating a user for whom TOTP is required warns"
+        _, other_id = self.user()
+        login, user_id = self.user()
+        self.require(None, user_id)
+        for id_ in [user_id, other_id]:
+            self.rpc.model('res.user', 'write', [id_], {'active': False})
+        self.rpc.model('res.user', 'write', [other_id], {'active': True})
+        self.assertWarnedOnce(
+            [login], 'res.user', 'write', [user_id], {'active': True})
+
     def test_new_administrator(self):
         "Test that making a user an administrator warns"
         if not self.boolean:

@@ -54,6 +54,9 @@ class AssignTestCase(TokensTestCase):
                 self.act(name, id_, rpc=rpc)
         with self.assertRaises(Refused):
             self.act('assign', free, user=user_id, rpc=rpc)
+        with self.assertRaises(Refused) as context:
+            self.act('assign', id_, user=mine, rpc=rpc)
+        self.assertNotIn('T0', str(context.exception))
         self.act('assign', free, user=mine, rpc=rpc)
         self.act('lose', free, rpc=rpc)
         self.act('discard', free, rpc=rpc)
@@ -238,7 +241,9 @@ class ToldTestCase(TokensTestCase, MailTestCase):
             self.act(name, id_)
             self.assertEqual(
                 self.received(), [f"A TOTP token was withdrawn for {login}"])
-            self.assertIn("nothing else changes", self.text())
+            text = self.text()
+            self.assertIn("nothing else changes", text)
+            self.assertIn(f"Authenticator {name} ", text)
             self.assertEqual(
                 self.events(user_id), ['token_assigned', 'token_withdrawn'])
             # Taking back a lost token changes nothing for the user
@@ -259,6 +264,14 @@ class ToldTestCase(TokensTestCase, MailTestCase):
         self.log_in(other, code_of(SEEDS[3], self.now))
         self.received()
         self.act('take_back', *ids)
+        with self.transaction():
+            Event = Pool().get('res.user.totp_event')
+            self.assertEqual({
+                    (event.user.id, event.authenticator)
+                    for event in Event.search([
+                            ('kind', '=', 'token_withdrawn'),
+                            ('user', 'in', [user_id, other_id])])
+                    }, {(user_id, 'T0, T1'), (other_id, 'T2')})
         self.assertEqual(sorted(self.received()), [
                 f"A TOTP token was withdrawn for {login}",
                 f"A TOTP token was withdrawn for {other}",

@@ -362,6 +362,18 @@ class PSKCTestCase(FileTestCase):
                 token = read(as_totp(number), TIME, **arguments)[0]
                 self.assertEqual(token, (1, '987654321', expected, None, {}))
 
+    def test_namespace(self):
+        "Test that a long namespace, which each element would copy, is refused"
+        for length, refused in [(1024, False), (1025, True)]:
+            with self.subTest(length=length):
+                data = as_totp(3).replace(
+                    b' xmlns=', b' xmlns:x="%s" xmlns=' % (b'x' * length))
+                self.assertNotEqual(data, as_totp(3))
+                if refused:
+                    self.assertRefused(data, 'unreadable')
+                else:
+                    self.assertEqual(read(data, TIME), read(as_totp(3), TIME))
+
     def test_wrong_keys(self):
         "Test that a wrong pass phrase or pre-shared key is refused"
         for number, arguments in [
