@@ -31,7 +31,7 @@ class SetupTOTPOverview(ModelView):
             },
         help="The devices that ask for no code for some time.")
     device = fields.Selection(
-        'get_devices', "Device", required=True, sort=False,
+        'get_devices', "Device", sort=False,
         states={
             'invisible': ~Eval('devices'),
             },
@@ -42,7 +42,7 @@ class SetupTOTPOverview(ModelView):
             'invisible': True,
             })
     authenticator = fields.Selection(
-        'get_authenticators', "Authenticator",
+        'get_authenticators', "Authenticator", sort=False,
         help="The authenticator to rename or remove.")
     name = fields.Char(
         "New Name", help="The new name of the authenticator, for example "

@@ -44,7 +44,7 @@ MENU = "Set up TOTP (Two-Factor Login)"
 # The number of the user in the demo
 BOB = 3
 # Only a client that hangs takes so long
-TIMEOUT = 600
+TIMEOUT = 180
 
 
 class GtkTestCase(unittest.TestCase):

@@ -119,6 +119,15 @@ class OverviewTestCase(TOTPTestCase):
                     context),
                 [[None, ''], ['1', "Authenticator"]])
 
+    def test_nothing_required(self):
+        "Test that no field stops a button that does not need it"
+        fields = self.rpc.model('res.user.setup_totp.overview', 'fields_get')
+        self.assertIn('device', fields)
+        for name, definition in fields.items():
+            with self.subTest(name=name):
+                self.assertFalse(definition['required'])
+                self.assertNotIn('required', definition['states'])
+
     def test_blank(self):
         "Test that each button requires a code, and does not count a blank one"
         before = self.state()
