@@ -129,7 +129,7 @@ def take(browser, server):
             }, Sao.Session.current_session))""")
     sao.page.get_by_role('button', name="Launch action").click()
     sao.page.get_by_role("menuitem", name="Reset TOTP").click()
-    expect(sao.wizard.get_by_text("Are you sure")).to_be_visible()
+    expect(sao.wizard.get_by_text("Have you verified")).to_be_visible()
     shot(sao, 'reset_totp', sao.wizard)
     sao.click(sao.wizard, "Reset")
     expect(sao.wizard).to_be_hidden()
