@@ -40,8 +40,8 @@ What to do next:
      authenticator on your phone, and enter the code that it shows. Save the
      recovery codes and close the wizard. Enter the password and the next code.
   2. Log out, and log in as alice again: your browser is a remembered device
-     now and skips the code. Open "Set up TOTP" in the menu, enter a code and
-     press "Forget Devices".
+     now and skips the code. Open "Set up TOTP" in the menu, enter a code,
+     choose "All devices" and press "Forget Devices".
   3. Log in as alice once more: Tryton asks for a code. Enter a wrong one, then
      the last one again, then a recovery code: it lets you set up a new phone.
   4. Log in as carol: "Set up TOTP" asks for a code of her token.
