@@ -387,10 +387,7 @@ class User(metaclass=PoolMeta):
 
     def choose_totp_devices(self):
         "Return the entries of a selection of one remembered device, or all."
-        # While the web client refreshes the choices, it sends the first one,
-        # which must not be another device than the user sees
         return [
-            (None, ''),
             ('all', gettext('authentication_totp.msg_totp_all_devices')),
             *((str(id_), line) for id_, line in self.describe_totp_devices())]
 

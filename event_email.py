@@ -17,6 +17,8 @@ from trytond.tools.email_ import set_from_header
 from trytond.transaction import Transaction
 from trytond.url import host, http_base, is_secure
 
+from . import totp
+
 # What the owner should do: an introduction, steps and a last sentence. Each is
 # a part of the id of a message.
 Advice = namedtuple('Advice', ['introduction', 'steps', 'end'])
@@ -160,7 +162,7 @@ class TOTPEventEmail(Report):
         # Users choose their own names. A mail server would refuse an e-mail
         # with a very long one.
         return [
-            (label, ' '.join(fact.split())[:_MAX_FACT_LENGTH])
+            (label, totp.one_line(fact, _MAX_FACT_LENGTH))
             for label, fact in facts]
 
     @classmethod

@@ -12,6 +12,7 @@ from trytond.wizard import Button, StateTransition, StateView
 
 from . import clock
 from .checked import CheckedWizard
+from .choices import optional
 
 
 class User(metaclass=PoolMeta):
@@ -158,11 +159,9 @@ class RemoveTOTPAuthenticatorStart(ModelView):
         if not self.user:
             return []
         User.check_totp_management([self.user])
-        # While the web client refreshes the choices, it sends the first one,
-        # which must not be another authenticator than the administrator sees
-        return [(None, '')] + [
+        return optional(
             (str(number), line)
-            for number, line in self.user.describe_totp_authenticators()]
+            for number, line in self.user.describe_totp_authenticators())
 
 
 class ManagersMixin:
@@ -237,7 +236,7 @@ class ForgetTOTPDevicesStart(ModelView):
         if not self.user:
             return []
         User.check_totp_management([self.user])
-        return self.user.choose_totp_devices()
+        return optional(self.user.choose_totp_devices())
 
 
 class ForgetTOTPDevices(SelectedUserMixin, CheckedWizard):

@@ -9,6 +9,8 @@ from trytond.pyson import Eval
 from trytond.rpc import RPC
 from trytond.transaction import Transaction
 
+from .choices import optional
+
 
 class SetupTOTPOverview(ModelView):
     __name__ = 'res.user.setup_totp.overview'
@@ -60,17 +62,15 @@ class SetupTOTPOverview(ModelView):
         pool = Pool()
         User = pool.get('res.user')
         user = User(Transaction().user)
-        # While the web client refreshes the choices, it sends the first one,
-        # which must not be another authenticator than the user sees
-        return [(None, '')] + [
+        return optional(
             (str(authenticator['number']), authenticator['name'])
-            for authenticator in user.list_totp_authenticators()]
+            for authenticator in user.list_totp_authenticators())
 
     @classmethod
     def get_devices(cls):
         pool = Pool()
         User = pool.get('res.user')
-        return User(Transaction().user).choose_totp_devices()
+        return optional(User(Transaction().user).choose_totp_devices())
 
 class SetupTOTPAuthenticator(ModelView):
     __name__ = 'res.user.setup_totp.authenticator'
