@@ -72,6 +72,7 @@ class SetupTOTPOverview(ModelView):
         User = pool.get('res.user')
         return optional(User(Transaction().user).choose_totp_devices())
 
+
 class SetupTOTPAuthenticator(ModelView):
     __name__ = 'res.user.setup_totp.authenticator'
     __string__ = "Authenticator"
