@@ -18,6 +18,7 @@ from trytond.transaction import Transaction
 from trytond.url import host, http_base, is_secure
 
 from . import totp
+from .exceptions import TOTPAccessError
 
 # What the owner should do: an introduction, steps and a last sentence. Each is
 # a part of the id of a message.
@@ -56,6 +57,21 @@ _MAX_FACT_LENGTH = 1000
 
 class TOTPEventEmail(Report):
     __name__ = 'res.user.totp_event.email'
+
+    # Only the server itself writes e-mails. Clients can read the events.
+
+    @classmethod
+    def __setup__(cls):
+        super().__setup__()
+        del cls.__rpc__['execute']
+
+    @classmethod
+    def execute(cls, ids, data):
+        # An HTTP route and ir.email also execute reports
+        if Transaction().user:
+            raise TOTPAccessError(gettext(
+                    'ir.msg_access_report_error', report=cls.__name__))
+        return super().execute(ids, data)
 
     @classmethod
     def write(cls, event, secure):
@@ -120,9 +136,7 @@ class TOTPEventEmail(Report):
         Lang = pool.get('ir.lang')
         context = super().get_context(records, header, data)
         context['direction'] = Lang.get().direction
-        # Administrators can create a report of this name for another model
-        if isinstance(context['record'], pool.get('res.user.totp_event')):
-            context.update(cls._get_parts(context['record']))
+        context.update(cls._get_parts(context['record']))
         return context
 
     @classmethod

@@ -7,7 +7,7 @@ from trytond.pool import Pool
 from trytond.protocols.wrappers import HTTPStatus
 from trytond.tests.test_tryton import DB_NAME
 
-from .doors import Visitor, text
+from .doors import REPORT, Visitor, text
 from .test_doors import DoorsTestCase
 from .tools import PASSWORD, Refused
 
@@ -83,6 +83,44 @@ class AttackTestCase(DoorsTestCase):
                 user_id, _ = self.dialogue(
                     self.owner, totp_code=[self.codes.pop()], **answers)
                 self.assertEqual(user_id, self.owner_id)
+
+
+class ReportTestCase(DoorsTestCase):
+    "Test that only the server itself executes the report of the e-mails"
+
+    def test_report(self):
+        "Test that no arguments make it write an e-mail or fail"
+        visitors = self.visitors()
+        record = self.plant('res.user.totp_event')
+        self.addCleanup(self.uproot, record)
+        for role, visitor in visitors.items():
+            refused = (
+                HTTPStatus.FORBIDDEN if visitor.session
+                else HTTPStatus.UNAUTHORIZED)
+            for arguments in [
+                    [], [[]], [[], {}], [[], None], [None, {}], [[None], {}],
+                    [['x'], {}], ['x', {}], [{}, {}], [[10 ** 30], {}],
+                    [[-1], {}], [[record.id] * 10_000, {}], [[record.id], {}],
+                    [[record.id], {'action_id': 'x'}],
+                    [[record.id], {'model': 'res.user'}],
+                    ]:
+                with self.subTest(role=role, arguments=str(arguments)[:50]):
+                    visitor.json(f'report.{REPORT}.execute', *arguments, {})
+                    self.assertEqual(visitor.statuses[-1], refused)
+
+    def test_rest(self):
+        "Test that the route of reports refuses it"
+        visitor = self.visitors()['administrator']
+        record = self.plant('res.user.totp_event')
+        self.addCleanup(self.uproot, record)
+        for id_ in [record.id, 0, 10 ** 30]:
+            for data in [{}, [], {'action_id': 'x'}, {'model': 'res.user'}]:
+                with self.subTest(id=id_, data=data):
+                    answer = visitor.rest(
+                        'GET', f'report/{REPORT}/{id_}', data=data)
+                    self.assertEqual(
+                        visitor.statuses[-1], HTTPStatus.BAD_REQUEST)
+                    self.assertIn("You are not allowed to execute", answer)
 
 
 class NeedsTestCase(DoorsTestCase):
