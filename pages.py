@@ -182,16 +182,15 @@ class SetupTOTPDone(ModelView):
         'invisible': ~Eval('recovery_codes') | Eval('saved', False),
         }
 
-    # The client sends all the fields back, so they must be short: trytond
-    # answers a compressed request of an ended session with an error, and the
-    # desktop client compresses requests of more than 1400 bytes.
     recovery_codes = fields.Text(
         "Recovery Codes", readonly=True,
         states=_UNTIL_SAVED,
         help="Each recovery code can be used once instead of a code.")
     recovery_codes_file = fields.Binary(
         "Download", filename='recovery_codes_name', readonly=True,
-        states=_UNTIL_SAVED,
+        states={
+            'invisible': ~Eval('recovery_codes_file') | Eval('saved', False),
+            },
         help="The same codes as a text file, to save or to print.")
     recovery_codes_name = fields.Char(
         "File Name", readonly=True,

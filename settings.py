@@ -92,7 +92,7 @@ _SETTINGS = {
     'key_length': ('160', _whole(totp.MIN_KEY_BITS, 1024, "bits")),
     'encryption_keys': ('', keyfile.keys),
     'max_authenticators': ('5', _whole(1, 10, "authenticators")),
-    'recovery_codes': ('10', _whole(0, 50, "codes")),
+    'recovery_codes': ('10', _whole(0, 25, "codes")),
     'max_failures': ('100', _whole(3, 100, "failures")),
     'setup_timeout': ('600', _whole(1, 24 * 60 * 60, "seconds")),
     'device_days': ('30', _whole(1, 365, "days")),

@@ -3,10 +3,12 @@
 # terms.
 "The wizard with which users manage their own TOTP"
 
+import json
 import logging
 
 from trytond.i18n import gettext
 from trytond.pool import Pool
+from trytond.protocols.jsonrpc import JSONEncoder
 from trytond.pyson import Eval
 from trytond.tools import slugify
 from trytond.transaction import Transaction
@@ -23,6 +25,10 @@ except ImportError:
     generate_png = None
 
 logger = logging.getLogger(__name__)
+
+# In bytes. The envelope is the rest of the request, with room for large ids.
+_MAX_REQUEST = 1400
+_ENVELOPE = 180
 
 hide_arguments('res.user.setup_totp')
 
@@ -275,12 +281,31 @@ class SetupTOTP(ForgetfulWizard):
             'authentication_totp.msg_totp_recovery_codes_file',
             account=user.totp_account, issuer=user.totp_issuer)
         date = clock.timestamp(clock.now()).date()
-        return {
-            'recovery_codes': codes,
-            'recovery_codes_file': f'{head}\n\n{codes}\n'.encode(),
-            'recovery_codes_name': slugify(
-                f'recovery-codes-{user.totp_account}-{date}') + '.txt',
-            }
+        values = {'recovery_codes': codes}
+        for text in [f'{head}\n\n{codes}\n', f'{codes}\n']:
+            with_file = {
+                **values,
+                'recovery_codes_file': text.encode(),
+                'recovery_codes_name': slugify(
+                    f'recovery-codes-{user.totp_account}-{date}') + '.txt',
+                }
+            if self._is_short(with_file):
+                return with_file
+        return values
+
+    @staticmethod
+    def _is_short(values):
+        """Return whether the client can send the values back uncompressed.
+
+        The setup has ended the session. Trytond answers a compressed request
+        of an ended session with an error, and the desktop client compresses
+        requests of more than 1400 bytes.
+        """
+        context = {
+            name: value for name, value in Transaction().context.items()
+            if not name.startswith('_')}
+        size = len(json.dumps(values, cls=JSONEncoder)) + len(ascii(context))
+        return size < _MAX_REQUEST - _ENVELOPE
 
     def transition_close(self):
         return 'end'

@@ -4,6 +4,7 @@
 
 "A client of the server, which uses JSON-RPC and the wizard as Tryton's do"
 
+import gzip
 import json
 from base64 import b64encode
 
@@ -15,6 +16,8 @@ from trytond.tests.test_tryton import DB_NAME, Client
 from trytond.wsgi import app
 
 ADDRESS = '192.0.2.7'
+# In bytes: the desktop client compresses longer requests
+COMPRESSED = 1400
 
 
 def right_code(key, time, steps=0):
@@ -36,20 +39,23 @@ class RPC:
         self.session = None
         self.headers = headers
 
-    def post(self, method, *params):
+    def post(self, method, *params, compress=False):
         headers = {'Host': self.host, **self.headers}
         if self.session:
             headers['Authorization'] = (
                 'Session ' + b64encode(self.session.encode()).decode())
+        data = json.dumps(
+            {'id': 1, 'method': method, 'params': params}, cls=JSONEncoder,
+            separators=(',', ':')).encode()
+        if compress and len(data) > COMPRESSED:
+            headers['Content-Encoding'] = 'gzip'
+            data = gzip.compress(data)
         return self.client.post(
             f'/{DB_NAME}/rpc/', content_type='application/json',
-            headers=headers, environ_base={'REMOTE_ADDR': ADDRESS},
-            data=json.dumps(
-                {'id': 1, 'method': method, 'params': params},
-                cls=JSONEncoder))
+            headers=headers, environ_base={'REMOTE_ADDR': ADDRESS}, data=data)
 
-    def call(self, method, *params):
-        response = self.post(method, *params)
+    def call(self, method, *params, compress=False):
+        response = self.post(method, *params, compress=compress)
         if response.status_code != 200:
             raise Refused(response.status_code)
         answer = json.loads(response.data, object_hook=JSONDecoder())

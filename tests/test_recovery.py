@@ -270,6 +270,44 @@ class RecoveryTestCase(TOTPTestCase):
             self.assertEqual(
                 hash_, totp.hash_recovery_code(f' {small}\u2212'))
 
+    def test_close(self):
+        "Test that the page can be closed although the session has ended"
+        context = {
+            'client': '0' * 32, 'language': 'en', 'language_direction': 'ltr',
+            'groups': list(range(10, 20)), 'company': 1,
+            'company_filter': 'one', 'employee': 12, 'action_id': 150,
+            'active_id': None, 'active_ids': None, 'active_model': None}
+        for count, issuer, language, has_file in [
+                ('10', 'Tryton {database}', 'en', True),
+                ('10', 'Tryton {database}', 'ru', True),
+                ('10', 'x' * 100, 'en', True),
+                ('10', '\u0416' * 100, 'ru', True),
+                ('25', '\u0416' * 100, 'ru', False)]:
+            with self.subTest(count=count, issuer=issuer, language=language):
+                self.set_totp('recovery_codes', count)
+                self.set_totp('issuer', issuer)
+                context['language'] = language
+                login, _ = self.user()
+                rpc = self.client(login)
+                session_id, shown = rpc.start_setup()
+                code = right_code(shown['secret'], self.now)
+                values = rpc.call(
+                    'wizard.res.user.setup_totp.execute', session_id,
+                    {'start': {**shown, 'code': code}}, 'confirm', context
+                    )['view']['defaults']
+                codes = values['recovery_codes']
+                self.assertEqual(len(codes.splitlines()), int(count))
+                file = values.get('recovery_codes_file') or b''
+                self.assertEqual(
+                    file.decode().endswith(f'{codes}\n'), has_file)
+                with self.assertRaises(Refused) as refused:
+                    rpc.call(
+                        'wizard.res.user.setup_totp.execute', session_id,
+                        {'done': {**values, 'saved': True, 'id': -1000}},
+                        'close', context, compress=True)
+                # The client asks for the password
+                self.assertEqual(refused.exception.args, (401,))
+
     def test_bits(self):
         "Test that a recovery code has 112 bits or more"
         self.assertGreater(len(totp._RECOVERY_CHARACTERS) ** 25, 2 ** 112)

@@ -76,7 +76,7 @@ class SettingsTestCase(unittest.TestCase):
                 ('max_authenticators', '11'),
                 ('max_authenticators', ''),
                 ('recovery_codes', '-1'),
-                ('recovery_codes', '51'),
+                ('recovery_codes', '26'),
                 ('max_failures', '2'),
                 ('max_failures', '101'),
                 ('encryption_keys', '/no/such/file'),
