@@ -209,6 +209,23 @@ class User(metaclass=PoolMeta):
         Counter = pool.get('res.user.totp_counter')
         return Counter.describe(self.id)
 
+    def choose_totp_authenticator(self, choice):
+        """Return the number of the chosen authenticator.
+
+        choice: the number as a text; what a client sent, of any type
+        Raise TOTPSetupError if there is no such authenticator.
+        """
+        for authenticator in self.list_totp_authenticators():
+            if str(authenticator['number']) == choice:
+                return authenticator['number']
+        raise TOTPSetupError(
+            gettext('authentication_totp.msg_totp_no_authenticator'))
+
+    def is_only_totp_authenticator(self, number):
+        "Return whether the user has no authenticator but the one with number."
+        return [number] == [
+            a['number'] for a in self.list_totp_authenticators()]
+
     def rename_totp_authenticator(self, number, name, code):
         """Rename the authenticator with the number.
 

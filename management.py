@@ -114,7 +114,7 @@ class User(metaclass=PoolMeta):
         """
         cls.check_totp_management([user])
         cls.check_not_own_totp([user])
-        if [a['number'] for a in user.list_totp_authenticators()] == [number]:
+        if user.is_only_totp_authenticator(number):
             cls.reset_totp([user])
         else:
             user.drop_totp_authenticator(number)
@@ -206,11 +206,9 @@ class RemoveTOTPAuthenticator(SelectedUserMixin, CheckedWizard):
     def transition_remove(self):
         pool = Pool()
         User = pool.get('res.user')
-        try:
-            number = int(self.start.authenticator)
-        except (TypeError, ValueError, OverflowError):
-            number = None
-        User.remove_totp_authenticator_of(self.user, number)
+        user = self.user
+        User.remove_totp_authenticator_of(
+            user, user.choose_totp_authenticator(self.start.authenticator))
         return 'end'
 
 

@@ -16,7 +16,7 @@ from trytond.wizard import Button, StateTransition, StateView
 
 from . import clock, settings
 from .checked import ForgetfulWizard
-from .exceptions import TOTPSetupError, TOTPTurnOffWarning
+from .exceptions import TOTPTurnOffWarning
 from .redaction import hide_arguments
 
 try:
@@ -167,29 +167,21 @@ class SetupTOTP(ForgetfulWizard):
         self._secret = user.start_totp_setup(code, replaces=replaces)
 
     def transition_rename(self):
-        self._get_user().rename_totp_authenticator(
-            self._get_number(), self.overview.name, self.overview.code)
+        user = self._get_user()
+        # Choose before the code is used up
+        number = user.choose_totp_authenticator(self.overview.authenticator)
+        user.rename_totp_authenticator(
+            number, self.overview.name, self.overview.code)
         return 'overview'
 
     def transition_remove(self):
         user = self._get_user()
-        number = self._get_number()
-        if [a['number'] for a in user.list_totp_authenticators()] == [number]:
+        number = user.choose_totp_authenticator(self.overview.authenticator)
+        if user.is_only_totp_authenticator(number):
             return self.transition_turn_off()
         user.remove_totp_authenticator(number, self.overview.code)
         # The removal has ended the session, so no page can be shown
         return 'end'
-
-    def _get_number(self):
-        """Return the number of the selected authenticator.
-
-        Raise TOTPSetupError if there is none, before the code is used up.
-        """
-        for authenticator in self._get_user().list_totp_authenticators():
-            if str(authenticator['number']) == self.overview.authenticator:
-                return authenticator['number']
-        raise TOTPSetupError(
-            gettext('authentication_totp.msg_totp_no_authenticator'))
 
     def transition_renew(self):
         self._recovery_codes = self._get_user().renew_totp_recovery_codes(
