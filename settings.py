@@ -13,6 +13,8 @@ from . import keyfile, notice, seal, totp
 
 logger = logging.getLogger(__name__)
 
+# Of a user
+MAX_AUTHENTICATORS = 10
 _SECTION = 'authentication_totp'
 _MAX_IMAGE_LENGTH = 256
 
@@ -91,7 +93,8 @@ _SETTINGS = {
     'tolerance': ('1', _whole(0, 10, "time steps")),
     'key_length': ('160', _whole(totp.MIN_KEY_BITS, 1024, "bits")),
     'encryption_keys': ('', keyfile.keys),
-    'max_authenticators': ('5', _whole(1, 10, "authenticators")),
+    'max_authenticators': (
+        '5', _whole(1, MAX_AUTHENTICATORS, "authenticators")),
     'recovery_codes': ('10', _whole(0, 25, "codes")),
     'max_failures': ('100', _whole(3, 100, "failures")),
     'setup_timeout': ('600', _whole(1, 24 * 60 * 60, "seconds")),

@@ -10,45 +10,21 @@ exceptions contain no key.
 import base64
 import codecs
 import csv
-import datetime as dt
 import io
 import re
-from collections import Counter
-from typing import Any, NamedTuple
-from unicodedata import normalize
-from xml.etree import ElementTree
 
-from . import totp
-
-try:
-    from pskc import PSKC
-    from pskc.exceptions import DecryptionError
-except ImportError:
-    PSKC = None
+from . import tokenfile_pskc, totp
+from .tokenfile_checks import (
+    MAX_TOKENS, Refused, TokenFileError, check, check_digits, check_period,
+    get_algorithm, refuse_number)
 
 # In bytes
 MAX_SIZE = 20 * 2**20
-MAX_TOKENS = 10_000
 # How many lines, cells, tags or attributes a file may have. A file with
 # MAX_TOKENS tokens has fewer. A file of MAX_SIZE with nothing else would take
 # minutes and gigabytes.
 _MAX_PARTS = 100 * MAX_TOKENS
 _PARTS = '\n\r\t;,<='
-_MAX_SERIAL_LENGTH = 64
-# The length of a block of SHA-512. HMAC would shorten a longer key, and each
-# login of its user would have to decrypt it
-_MAX_KEY_BITS = 1024
-# Spreadsheets take a text that begins with one of these for a formula
-_FORMULA = '=+-@'
-# Larger values would keep the server busy for a long time
-_MAX_ITERATIONS = 2 * 10**6
-_MAX_DERIVED_LENGTH = 64
-_MAX_XML_TEXT = 1024
-# The elements that stand for a token, including those of the drafts of the RFC
-_XML_TOKENS = ['KeyPackage', 'Device', 'Key', 'Secret']
-# Only signatures and certificates need these elements, and nothing here reads
-# them
-_LONG_XML = {'X509Certificate', 'SignatureValue'}
 _BOMS = {
     codecs.BOM_UTF8: 'utf-8-sig',
     codecs.BOM_UTF16_LE: 'utf-16',
@@ -71,46 +47,6 @@ _HEADERS = {
     header: name for name, headers in _HEADERS.items() for header in headers}
 
 
-class TokenFileError(ValueError):
-    """A file that cannot be read
-
-    message: the id of the message that gives the reason
-    values: a dictionary of the values in the message
-    """
-
-    def __init__(self, message, **values):
-        super().__init__(message)
-        self.message = message
-        self.values = values
-
-
-class Refused(Exception):
-    "A token that cannot be imported, with the attributes of TokenFileError"
-
-    def __init__(self, message, **values):
-        super().__init__(message)
-        self.message = message
-        self.values = values
-
-
-class Token(NamedTuple):
-    """A token of a file
-
-    line: the number of the line where it ends; in PSKC the position among the
-        keys; both begin at 1
-    serial: the serial number, blank if there is none
-    secret: its Secret, None if it is refused
-    refusal: the id of the message that gives the reason for the refusal, or
-        None
-    values: a dictionary of the values in the message
-    """
-    line: int
-    serial: str
-    secret: totp.Secret | None = None
-    refusal: str | None = None
-    values: dict[str, Any] = {}  # noqa: RUF012
-
-
 def read(data, time, passphrase='', key=''):
     """Return a list of each Token in the file, including the refused ones.
 
@@ -127,9 +63,9 @@ def read(data, time, passphrase='', key=''):
     if '\0' in text:
         raise TokenFileError('msg_totp_token_file_unreadable')
     if any(text.count(part) > _MAX_PARTS for part in _PARTS):
-        _refuse_number()
+        refuse_number()
     if text.lstrip().startswith('<'):
-        tokens = _read_pskc(text, time, passphrase, key)
+        tokens = tokenfile_pskc.read(text, time, passphrase, key)
     else:
         tokens = _read_csv(text)
     if not tokens:
@@ -149,10 +85,6 @@ def _decode(data):
         return data.decode('latin-1')
 
 
-def _refuse_number():
-    raise TokenFileError('msg_totp_token_file_number', number=MAX_TOKENS)
-
-
 def _refuse_repeated(tokens):
     lines = {}
     for token in tokens:
@@ -163,64 +95,6 @@ def _refuse_repeated(tokens):
                 values={'line': first})
         yield token
 
-
-def _check(line, serial, get_secret):
-    """Return the Token of the line.
-
-    get_secret: a function that returns its Secret or raises Refused
-    """
-    try:
-        if not serial:
-            raise Refused('msg_totp_token_no_serial')
-        if len(serial) > _MAX_SERIAL_LENGTH or not serial.isprintable():
-            serial = ''
-            raise Refused(
-                'msg_totp_token_serial', length=_MAX_SERIAL_LENGTH)
-        # Some spreadsheets also accept the full-width forms of the characters
-        if normalize('NFKC', serial)[0] in _FORMULA:
-            raise Refused('msg_totp_token_serial_formula')
-        secret = get_secret()
-        if len(secret.key) * 8 < totp.MIN_KEY_BITS:
-            raise Refused('msg_totp_token_key_short', bits=totp.MIN_KEY_BITS)
-        if len(secret.key) * 8 > _MAX_KEY_BITS:
-            raise Refused('msg_totp_token_key_long', bits=_MAX_KEY_BITS)
-        return Token(line, serial, secret)
-    except Refused as refused:
-        return Token(
-            line, serial, refusal=refused.message, values=refused.values)
-
-
-def _algorithm(text):
-    """Return the name of the algorithm as totp.ALGORITHMS spells it.
-
-    text: its name in the file; blank means the default
-    Raise Refused if it is another algorithm.
-    """
-    name = re.sub('[^a-z0-9]', '', text.lower())
-    if 'hotp' in name:
-        raise Refused('msg_totp_token_hotp')
-    name = re.sub('oath|totp|hmac', '', name) or totp.USUAL['algorithm']
-    if name not in totp.ALGORITHMS:
-        raise Refused('msg_totp_token_algorithm')
-    return name
-
-
-def _digits(value):
-    if value not in totp.DIGITS:
-        first, second = totp.DIGITS
-        raise Refused('msg_totp_token_digits', first=first, second=second)
-    return value
-
-
-def _period(value):
-    if value not in totp.PERIODS:
-        raise Refused(
-            'msg_totp_token_period',
-            first=totp.PERIODS.start, last=totp.PERIODS.stop - 1)
-    return value
-
-
-# CSV
 
 def _read_csv(text):
     rows = _rows(text)
@@ -237,14 +111,14 @@ def _read_csv(text):
             header is _COLUMNS and all(len(row) < 2 for _, row in rows)):
         raise TokenFileError('msg_totp_token_file_columns')
     if len(rows) > MAX_TOKENS:
-        _refuse_number()
+        refuse_number()
     lines = [
         (line, dict(zip(header, row, strict=False)),
             header is _COLUMNS and len(row) > len(header))
         for line, row in rows]
     encoding = _encoding(values.get('key', '') for _, values, _ in lines)
     return [
-        _check(
+        check(
             line, values.get('serial', ''),
             lambda values=values, long=long: _read_row(values, encoding, long))
         for line, values, long in lines]
@@ -271,7 +145,7 @@ def _rows(text):
                 rows.append((reader.line_num, row))
             # The header is no token
             if len(rows) > MAX_TOKENS + 1:
-                _refuse_number()
+                refuse_number()
     except csv.Error:
         raise TokenFileError(
             'msg_totp_token_file_csv', line=reader.line_num) from None
@@ -283,7 +157,7 @@ def _read_row(values, encoding, long):
         raise Refused('msg_totp_token_columns')
     if re.search('(?i)hotp|event|counter', values.get('type', '')):
         raise Refused('msg_totp_token_hotp')
-    algorithm = _algorithm(values.get('algorithm', ''))
+    algorithm = get_algorithm(values.get('algorithm', ''))
     for name in ['hex', 'base32', 'key']:
         if text := values.get(name):
             key = _key(text, encoding if name == 'key' else {name})
@@ -291,8 +165,8 @@ def _read_row(values, encoding, long):
     else:
         raise Refused('msg_totp_token_no_key')
     return totp.Secret(
-        key, algorithm, _digits(_number(values, 'digits')),
-        _period(_number(values, 'period')))
+        key, algorithm, check_digits(_number(values, 'digits')),
+        check_period(_number(values, 'period')))
 
 
 def _number(values, name):
@@ -341,121 +215,3 @@ def _decodings(text):
         except ValueError:
             pass
     return keys
-
-
-# PSKC (RFC 6030)
-
-def _read_pskc(text, time, passphrase, key):
-    if not PSKC:
-        raise TokenFileError('msg_totp_token_file_no_pskc')
-    data = _sane_xml(text)
-    try:
-        pskc = PSKC(io.BytesIO(data))
-        keys = pskc.keys
-    except Exception:
-        # The library raises many types of exceptions for malformed files
-        raise TokenFileError('msg_totp_token_file_unreadable') from None
-    _decrypt(pskc, passphrase, key)
-    now = dt.datetime.fromtimestamp(time, dt.timezone.utc)
-    tokens = [
-        _check(
-            line, (key.serial or key.id or '').strip(),
-            lambda key=key: _read_key(key, now))
-        for line, key in enumerate(keys, 1)]
-    if tokens and all(
-            t.refusal == 'msg_totp_token_decryption' for t in tokens):
-        raise TokenFileError('msg_totp_token_file_decryption')
-    return tokens
-
-
-class _TreeBuilder(ElementTree.TreeBuilder):
-
-    def start_ns(self, prefix, uri):
-        # The parser copies the URI for each element
-        if len(uri) > _MAX_XML_TEXT:
-            raise TokenFileError('msg_totp_token_file_unreadable')
-
-
-def _sane_xml(text):
-    """Return the XML as bytes that any library can parse safely.
-
-    Refuse document types. Only they declare entities, which can expand without
-    limit or read other files.
-
-    Raise TokenFileError if the XML is refused.
-    """
-    if re.search('<!(DOCTYPE|ENTITY)', text):
-        raise TokenFileError('msg_totp_token_file_doctype')
-    try:
-        root = ElementTree.fromstring(
-            text, ElementTree.XMLParser(target=_TreeBuilder()))
-        names = Counter()
-        for element in root.iter():
-            name = element.tag.rpartition('}')[2]
-            names[name] += 1
-            if (len(element.text or '') > _MAX_XML_TEXT
-                    and name not in _LONG_XML):
-                raise TokenFileError('msg_totp_token_file_unreadable')
-        if any(names[name] > MAX_TOKENS for name in _XML_TOKENS):
-            _refuse_number()
-        return ElementTree.tostring(root)
-    except (ElementTree.ParseError, RecursionError):
-        raise TokenFileError('msg_totp_token_file_unreadable') from None
-
-
-def _decrypt(pskc, passphrase, key):
-    """Set the key with which the library decrypts the keys of the tokens.
-
-    passphrase, key: as for read
-    Raise TokenFileError if the one that the file needs is missing or unusable.
-    """
-    encryption = pskc.encryption
-    derivation = encryption.derivation
-    try:
-        if not encryption.is_encrypted:
-            return
-        if derivation.algorithm:
-            if not passphrase:
-                raise TokenFileError('msg_totp_token_file_passphrase')
-            if ((derivation.pbkdf2_iterations or 0) > _MAX_ITERATIONS
-                    or (derivation.pbkdf2_key_length or 0)
-                    > _MAX_DERIVED_LENGTH):
-                raise TokenFileError('msg_totp_token_file_unreadable')
-            encryption.derive_key(passphrase)
-        elif re.search('#rsa[-_]', encryption.algorithm or ''):
-            raise TokenFileError('msg_totp_token_file_certificate')
-        elif not key:
-            raise TokenFileError('msg_totp_token_file_key')
-        else:
-            encryption.key = bytes.fromhex(re.sub(r'[\s:-]', '', key))
-    except TokenFileError:
-        raise
-    except Exception:
-        raise TokenFileError('msg_totp_token_file_decryption') from None
-
-
-def _read_key(key, now):
-    name = re.split('[:#]', (key.algorithm or '').lower())[-1]
-    if name == 'hotp':
-        raise Refused('msg_totp_token_hotp')
-    if name != 'totp':
-        raise Refused('msg_totp_token_not_totp')
-    if not key.policy.may_use('OTP', now) or (
-            key.policy.pin_usage not in {None, 'Local'}):
-        raise Refused('msg_totp_token_policy')
-    if key.response_check or (
-            key.response_encoding or 'DECIMAL').upper() != 'DECIMAL':
-        raise Refused('msg_totp_token_format')
-    try:
-        secret, period = key.secret, key.time_interval
-    except DecryptionError:
-        raise Refused('msg_totp_token_decryption') from None
-    except Exception:
-        raise Refused('msg_totp_token_key') from None
-    if not secret:
-        raise Refused('msg_totp_token_no_key')
-    digits = key.response_length
-    return totp.Secret(
-        secret, _algorithm(key.algorithm_suite or ''),
-        _digits(totp.USUAL['digits'] if digits is None else digits),
-        _period(totp.USUAL['period'] if period is None else period))

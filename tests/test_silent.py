@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 
 from trytond import backend, security
 from trytond.exceptions import LoginException
-from trytond.modules.authentication_totp import authenticator
+from trytond.modules.authentication_totp import verification
 from trytond.pool import Pool
 from trytond.tests.test_tryton import DB_NAME
 
@@ -60,7 +60,7 @@ class SilentTestCase(TOTPTestCase):
         without, _ = self.user()
         with_totp, user_id = self.user(OTHER_KEY)
         dummies = [secret_from(KEY).values] * 10
-        with patch.object(authenticator, '_DUMMIES', dummies):
+        with patch.object(verification, '_DUMMIES', dummies):
             for authentications in ['totp', 'totp+password']:
                 self.set_config('session', 'authentications', authentications)
                 for login in [without, f'{without} not', with_totp]:

@@ -13,7 +13,8 @@ from unittest.mock import patch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trytond.modules.authentication_totp import tokenfile, totp
+from trytond.modules.authentication_totp import (
+    tokenfile, tokenfile_pskc, totp)
 from trytond.modules.authentication_totp.tokenfile import TokenFileError, read
 
 from . import tools  # noqa: F401
@@ -489,14 +490,14 @@ class PSKCTestCase(FileTestCase):
                 '<KeyPackage/>' * 10_001, '<Device/>' * 10_001,
                 f'<KeyPackage>{"<Key/>" * 10_001}</KeyPackage>']:
             with self.subTest(text=text[:30]), \
-                    patch.object(tokenfile, 'PSKC') as library:
+                    patch.object(tokenfile_pskc, 'PSKC') as library:
                 self.assertRefused(
                     (PSKC % text).encode(), 'number', number=10_000)
                 library.assert_not_called()
 
     def test_without_library(self):
         "Test that a server without the library says so"
-        with patch.object(tokenfile, 'PSKC', None):
+        with patch.object(tokenfile_pskc, 'PSKC', None):
             self.assertRefused((PSKC % package()).encode(), 'no_pskc')
 
     def test_size(self):
