@@ -244,7 +244,18 @@ def _status(User, login):
         *(_describe(user, user.id in unreadable) for user in users),
         *(f'token "{_line(serial)}": no key decrypts the secret'
             for serial in tokens),
+        *(_describe_waiting() if login is None else []),
         ], unreadable, tokens
+
+
+def _describe_waiting():
+    from trytond.pool import Pool
+
+    Event = Pool().get('res.user.totp_event')
+    count, since = Event.waiting()
+    if count:
+        since = since.replace(microsecond=0)
+        yield f"e-mails waiting for a worker: {count}, since {since} UTC"
 
 
 def _describe(user, unreadable):

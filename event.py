@@ -25,6 +25,8 @@ _TELLING_TIMEOUT = dt.timedelta(minutes=5)
 # A worker retries for about a day: each delay is twice the one before
 _RETRIES = 8
 _RETRY_DELAY = dt.timedelta(minutes=5)
+# Workers give up earlier, so no worker runs if an e-mail waits longer
+_WORKER_TIMEOUT = dt.timedelta(days=2)
 # A thread sends the e-mails. Without a worker, trytond runs a task before it
 # answers the request, so users would wait for the mail server. After a login
 # it runs no task at all, so the e-mail would be lost. A single thread opens a
@@ -270,8 +272,26 @@ class UserTOTPEvent(ModelSQL, ModelView):
                         ('id', '=', retry), ('dequeued_at', '=', None)]))
 
     @classmethod
+    def waiting(cls):
+        """Return how many e-mails wait for a worker, and since when.
+
+        The time is None if no e-mail waits.
+        """
+        # Without a worker, told is set when an e-mail no longer waits
+        domain = [('told', '=', True), ('telling', '!=', None)]
+        first = cls.search(domain, order=[('telling', 'ASC')], limit=1)
+        return (
+            cls.search(domain, count=True),
+            first[0].telling if first else None)
+
+    @classmethod
     def check_mailer(cls):
-        "Log an error if the server cannot send e-mails."
+        "Log an error if the server or the worker does not send e-mails."
+        count, since = cls.waiting()
+        if count and since < clock.timestamp(clock.now()) - _WORKER_TIMEOUT:
+            notice.tell(
+                logger, "e-mails about TOTP that have waited for a worker for "
+                "two days: %d", count)
         if not (_has_worker() or mailer.has_threads()):
             notice.tell(
                 logger,

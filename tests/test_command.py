@@ -16,7 +16,7 @@ from unittest.mock import Mock, patch
 from cryptography.fernet import Fernet
 
 from trytond import backend, security
-from trytond.modules.authentication_totp import command, sealed
+from trytond.modules.authentication_totp import clock, command, sealed
 from trytond.pool import Pool
 from trytond.tests.test_tryton import DB_NAME
 from trytond.transaction import Transaction
@@ -222,6 +222,27 @@ class CommandTestCase(CommandMixin, TOTPTestCase):
         self.assertNotIn('token "', output)
         self.assertEqual(
             error, "users whose secret no key decrypts: 1\n")
+
+    def test_status_waiting(self):
+        "Test that a line tells how many e-mails wait, and since when"
+        login, user_id = self.user(KEY)
+        for worker, count in [('False', 0), ('True', 1), ('True', 2)]:
+            self.set_config('queue', 'worker', worker)
+            self.now += 3600
+            since = clock.second(self.now - 3600 * (count - 1))
+            with self.transaction():
+                pool = Pool()
+                Event = pool.get('res.user.totp_event')
+                Event.record([pool.get('res.user')(user_id)], 'renamed')
+                self.addCleanup(
+                    self.delete, 'res.user.totp_event', [
+                        e.id for e in Event.search([], limit=1)])
+            lines = self.assertDone('status').splitlines()
+            self.assertEqual(lines[1:], [
+                    f'e-mails waiting for a worker: {count}, since {since} UTC'
+                    ] if count else [])
+        # The line of one user is about this user alone
+        self.assertEqual(len(self.assertDone('status', login).splitlines()), 1)
 
     def test_status_one_line(self):
         "Test that a login with line breaks is printed on one line"

@@ -246,6 +246,21 @@ class DeliveryTestCase(MailTestCase):
         self.run_tasks()
         self.assertEqual(self.received(), [])
 
+    def test_worker_missing(self):
+        "Test that the log says at start that no worker sends the e-mails"
+        login, _ = self.worker_user()
+        for is_told in [False, True]:
+            self.now += 24 * 3600 + 1
+            # Make at least one line, which assertLogs requires
+            self.set_config('session', 'authentications', 'topt')
+            with self.assertLogs(LOGGER, 'ERROR') as logs:
+                self.load()
+            self.assertEqual(
+                "e-mails about TOTP that have waited for a worker for two "
+                "days: 1" in ' '.join(logs.output), is_told)
+        self.run_tasks()
+        self.assertEqual(self.received(), [SENT % login])
+
     def test_uwsgi(self):
         "Test that the log says at start if e-mails cannot be sent under uWSGI"
         for has_threads in [0, 1]:
