@@ -13,6 +13,7 @@ from trytond.wizard import Button, StateTransition, StateView
 from . import clock
 from .checked import CheckedWizard
 from .choices import optional
+from .exceptions import TOTPAccessError
 
 
 class User(metaclass=PoolMeta):
@@ -184,6 +185,9 @@ class SelectedUserMixin(ManagersMixin):
         pool = Pool()
         User = pool.get('res.user')
         user = User(Transaction().context.get('active_id'))
+        if user.id is None:
+            raise TOTPAccessError(gettext(
+                    'ir.msg_access_wizard_error', wizard=self.__name__))
         User.check_totp_management([user])
         return user
 

@@ -205,3 +205,22 @@ class ManagersTestCase(TOTPTestCase):
         self.assertRefused(
             rpc.call, f'{prefix}.execute', session_id, {}, 'reset', context)
         self.assertTrue(self.stored_secret(clerk_id))
+
+    def test_no_user(self):
+        "Test that the wizards for one user are refused without a user"
+        (clerk, clerk_id), = self.enrolled(1)[0]
+        manager, _ = self.manager(clerk_id)
+        rpc = self.client(manager)
+        for name, state, values in [
+                ('forget_totp_devices', 'forget', {'device': 'all'}),
+                ('remove_totp_authenticator', 'remove', {
+                        'authenticator': '1'})]:
+            prefix = f'wizard.res.user.{name}'
+            for context in [{}, {'active_id': None}]:
+                session_id, *_ = rpc.call(f'{prefix}.create', context)
+                for data in [{}, {'start': {'user': clerk_id, **values}}]:
+                    with self.subTest(name=name, context=context, data=data):
+                        self.assertRefused(
+                            rpc.call, f'{prefix}.execute', session_id, data,
+                            state, context)
+        self.assertTrue(self.stored_secret(clerk_id))
