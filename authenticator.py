@@ -9,11 +9,12 @@ from sql.aggregate import Max, Min
 from trytond import backend
 from trytond.i18n import gettext
 from trytond.model import ModelSQL, Unique, fields
-from trytond.pool import Pool
+from trytond.pool import Pool, PoolMeta
 from trytond.tools import sqlite_apply_types
 from trytond.transaction import Transaction, without_check_access
 
 from . import clock, settings, totp
+from .exceptions import TOTPSetupError
 
 _MAX_NAME_LENGTH = 100
 
@@ -171,6 +172,88 @@ class UserTOTPCounter(ModelSQL):
             status[user_id] = {
                 'totp_since': since, 'totp_last_used': last_used}
         return status
+
+
+class User(metaclass=PoolMeta):
+    __name__ = 'res.user'
+
+    def list_totp_authenticators(self):
+        """Return a list of dictionaries that describe the authenticators:
+        number, name, when it was set up and when it was last used.
+        """
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        return Counter.describe(self.id)
+
+    def choose_totp_authenticator(self, choice):
+        """Return the number of the chosen authenticator.
+
+        choice: the number as a text; what a client sent, of any type
+        Raise TOTPSetupError if there is no such authenticator.
+        """
+        for authenticator in self.list_totp_authenticators():
+            if str(authenticator['number']) == choice:
+                return authenticator['number']
+        raise TOTPSetupError(
+            gettext('authentication_totp.msg_totp_no_authenticator'))
+
+    def is_only_totp_authenticator(self, number):
+        "Return whether the user has no authenticator but the one with number."
+        return [number] == [
+            a['number'] for a in self.list_totp_authenticators()]
+
+    def rename_totp_authenticator(self, number, name, code):
+        """Rename the authenticator with the number.
+
+        code: a code made with a secret in force, or a recovery code
+        Raise TOTPCodeError if the code is not accepted, and TOTPSetupError if
+        there is no such authenticator.
+        """
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        Event = pool.get('res.user.totp_event')
+        self.verify_totp_code(code)
+        if not Counter.rename(self.id, number, name):
+            raise TOTPSetupError(
+                gettext('authentication_totp.msg_totp_no_authenticator'))
+        Event.record(
+            [self], 'renamed', authenticator=Counter.get_name(self.id, number))
+
+    def remove_totp_authenticator(self, number, code):
+        """Remove the authenticator with the number, and keep the others.
+
+        Removing the last one turns off TOTP.
+
+        code: a code made with a secret in force, or a recovery code
+        Raise as remove_totp does, and TOTPSetupError if there is no such
+        authenticator.
+        """
+        _, secrets = self._get_readable_totp_secrets()
+        if set(secrets) == {number}:
+            self.remove_totp(code)
+            return
+        self.verify_totp_code(code)
+        self.drop_totp_authenticator(number)
+
+    def drop_totp_authenticator(self, number):
+        """Remove the authenticator with the number, which is not the last.
+
+        It checks neither a code nor access rights: the caller must do so.
+        Raise TOTPSetupError if there is no such authenticator, and
+        TOTPUnreadableError if no key decrypts the secrets.
+        """
+        pool = Pool()
+        Counter = pool.get('res.user.totp_counter')
+        Event = pool.get('res.user.totp_event')
+        generation, secrets = self._get_readable_totp_secrets()
+        if secrets.pop(number, None) is None:
+            raise TOTPSetupError(
+                gettext('authentication_totp.msg_totp_no_authenticator'))
+        name = Counter.get_name(self.id, number)
+        self._put_totp_secrets(generation, secrets)
+        Counter.remove([self.id], number)
+        self._end_totp_sessions([self])
+        Event.record([self], 'authenticator_removed', authenticator=name)
 
 
 def _clean(name):
