@@ -136,6 +136,11 @@ class TOTPTestCase(WorkMixin, TestCase):
         # Data that another class has left would also be in the caches
         drop_db()
         cls.addClassCleanup(drop_db)
+        cls.create_database()
+
+    @classmethod
+    def create_database(cls):
+        "Create the database that the tests of the class use"
         if not restore_db_cache('-'.join(cls.modules)):
             # The tests of the module restore a copy that is made in between,
             # with only this module activated
