@@ -33,7 +33,7 @@ setup(
         PACKAGE: config['tryton']['xml'].split() + [
             'tryton.cfg', '*.html', 'view/*.xml', 'locale/*.po',
             'icons/*.svg'],
-        f'{PACKAGE}.tests': ['*.rst', '*.csv', '*.xml'],
+        f'{PACKAGE}.tests': ['*.rst', '*.csv', '*.xml', 'upgrade/*'],
         },
     classifiers=[
         'Development Status :: 4 - Beta',
