@@ -355,8 +355,8 @@ class UpgradeMixin(CommandMixin):
 
 
 for _name in dumps.names():
-    _version, _trytond, _ = _name.split('-')
-    _class = 'Upgrade' + f'{_version}{_trytond}'.replace('.', '')
-    globals()[f'{_class}TestCase'] = type(
-        f'{_class}TestCase', (UpgradeMixin, TOTPTestCase),
+    _class = 'Upgrade_{}_{}_TestCase'.format(
+        *_name.replace('.', '_').split('-'))
+    globals()[_class] = type(
+        _class, (UpgradeMixin, TOTPTestCase),
         {'__module__': __name__, 'dump': _name})
