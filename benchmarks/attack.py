@@ -10,7 +10,8 @@ limits the rate; with totp+password the code comes first. An attack begins
 either without counted failures, or in the state that it leads to: the attacked
 users have to wait, and core has counted the attempts that the module reports.
 For comparison, the attacks without the module show how core asks for the
-password or refuses a wrong one.
+password or refuses a wrong one. The value is the p95 of the honest logins
+during the attack, divided by their p95 alone.
 """
 
 import concurrent.futures
@@ -21,6 +22,7 @@ import time
 from collections import Counter, defaultdict
 
 from benchmarks import tools
+from benchmarks.results import figure
 from trytond.pool import Pool
 from trytond.transaction import Transaction
 
@@ -187,13 +189,13 @@ class Phase:
             'times': [t for t in times if t is not None],
             'refused': times.count(None) + quiet.count(None),
             'rate': answers.total() / seconds,
-            'answers': ', '.join(
-                f'{number} × {status}'
-                for status, number in sorted(answers.items())),
+            'answers': dict(sorted(answers.items())),
             'cpu': cpu / elapsed,
             'database': [
                 (a - b) / elapsed for a, b in zip(after, before, strict=True)],
-            'rows': tools.count_rows(DATABASE, *COUNTED),
+            'rows': dict(zip(
+                    COUNTED, tools.count_rows(DATABASE, *COUNTED),
+                    strict=True)),
             }
 
 
@@ -211,7 +213,7 @@ def database_statistics():
 
 
 def measure():
-    "Return the table of the attacks."
+    "Return the figures and the data of the attacks."
     tools.new_database(DATABASE)
     users = tools.make_users(DATABASE, USERS + ATTACKED)
     attacked, honest = users[:ATTACKED], users[ATTACKED:]
@@ -229,39 +231,42 @@ def measure():
                 authentications, [u.login for u in some], SENT[sent], rate)
             results.append(result)
             quiet[authentications] += result['quiet']
-    rows = [
-        [authentications, f'{count:,}', 'yes' if waiting else 'no', sent, rate,
-            *cells(result, quiet[authentications]),
-            f'≤ {GOAL}' if waiting else '']
-        for (authentications, count, sent, waiting, rate), result in zip(
-            ATTACKS, results, strict=True)]
-    return [
-        f'{WORKERS} workers of {tools.THREADS} threads. {HONEST} honest users '
-        f'log in every {INTERVAL} seconds, for {QUIET_SECONDS} seconds alone '
-        f'and for {SECONDS} seconds during an attack over {CONNECTIONS} '
-        'connections. The times alone are those of all phases with the same '
-        'authentications. The columns `rows of` count the rows in the tables '
-        'at the end, and `rows written/s` counts those of all tables.\n',
-        tools.table([
-                'authentications', 'attacked', 'waiting', 'sent',
-                'guesses/s wanted', 'guesses/s', 'answers', 'honest logins',
-                'refused', 'p50 ms', 'p95 ms', 'p50 ms alone', 'p95 ms alone',
-                'server CPU', 'database CPU', 'commits/s', 'rows written/s',
-                'rows of attempts', 'rows of events', 'rows of the queue',
-                'p95 / alone', 'goal'], rows)]
-
-
-def cells(result, quiet):
-    "Return the cells of the table for the result."
-    times = [
-        tools.percentile(values, percent) * 1e3
-        for values in [result['times'], quiet] for percent in [50, 95]]
-    database = [''] * 3
-    if result['database']:
-        cpu, *numbers = result['database']
-        database = [f'{cpu:.2f}', *map('{:.0f}'.format, numbers)]
-    return [
-        f"{result['rate']:.0f}", result['answers'], len(result['times']),
-        result['refused'], *map('{:.0f}'.format, times),
-        f"{result['cpu']:.2f}", *database, *result['rows'],
-        f'{times[1] / times[3]:.2f}']
+    figures, rows = [], []
+    for (authentications, count, sent, waiting, rate), result in zip(
+            ATTACKS, results, strict=True):
+        alone, during = (
+            [tools.percentile(times, percent) * 1e3 for percent in [50, 95]]
+            for times in [quiet[authentications], result['times']])
+        name = f'{authentications}: {rate} a second, {count:,} users'
+        if waiting:
+            name += ' who have to wait'
+        figures.append(figure(
+                f'{name}, {sent}', during[1] / alone[1], 1,
+                GOAL if waiting else None))
+        row = {
+            'authentications': authentications,
+            'attacked': count,
+            'waiting': waiting,
+            'sent': sent,
+            'guesses_per_second_wanted': rate,
+            'guesses_per_second': result['rate'],
+            'answers_by_status': result['answers'],
+            'honest_logins': len(result['times']),
+            'refused': result['refused'],
+            'ms_p50_p95': during,
+            'ms_p50_p95_alone': alone,
+            'server_cpu': result['cpu'],
+            'rows': result['rows'],
+            }
+        if result['database']:
+            row['database_cpu_commits_and_rows_per_second'] = (
+                result['database'])
+        rows.append(row)
+    return figures, {
+        'workers': WORKERS,
+        'threads of a worker': tools.THREADS,
+        'honest users': HONEST,
+        'seconds between two logins of a user': INTERVAL,
+        'connections': CONNECTIONS,
+        'attacks': rows,
+        }

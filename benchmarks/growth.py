@@ -3,10 +3,11 @@
 # terms.
 """What grows with the number of users and of their logins
 
-Each size is a database of its own; the measurements alternate between them.
-Each user has an encrypted secret with one authenticator, three counts of wrong
-codes, one recovery code and one event; ten recovery codes take ten times the
-space of one. Most secrets only have the right length.
+The check of a code takes the same time among 10 users and among a million, and
+for one authenticator and for five, except for the decryption and the match of
+the further ones. Each user has an encrypted secret with one authenticator,
+three counts of wrong codes, one recovery code and one event; ten recovery
+codes take ten times the space of one. Nothing grows with the logins.
 """
 
 import gc
@@ -15,6 +16,7 @@ import time
 from unittest.mock import patch
 
 from benchmarks import tools
+from benchmarks.results import figure
 from trytond import security
 from trytond.modules.authentication_totp import clock
 from trytond.transaction import Transaction
@@ -26,6 +28,8 @@ LOGINS = 15
 STEPS = 300
 AUTHENTICATORS = range(1, 6)
 MARGIN = 0.2
+SPACE_GOAL = [0.9, 1.1]
+LAST = 100
 TABLES = [
     'res_user_totp_counter', 'res_user_totp_guess',
     'res_user_totp_recovery_code', 'res_user_totp_event']
@@ -98,42 +102,22 @@ def in_turns(sizes, now):
                 size.log_in(method, now[0])
 
 
-def users_table(sizes):
-    "Return the table by the number of users."
-    rows = []
-    first = sizes[0]
-    for size in sizes:
-        row = [f'{size.number:,}']
-        for name, times in size.times.items():
-            row += [
-                tools.milliseconds(statistics.median(times)),
-                '{:.2f}'.format(
-                    statistics.median(times)
-                    / statistics.median(first.times[name]))]
-        rows.append([*row, 'flat'])
-    return tools.table([
-            'users', 'step ms', '/ 10', 'password ms', '/ 10',
-            'password+totp ms', '/ 10', 'goal'], rows)
+def in_ms(times):
+    "Return the medians in milliseconds."
+    return {
+        key: statistics.median(values) * 1e3 for key, values in times.items()}
 
 
-def sizes_table(sizes):
-    "Return the table of rows and bytes."
-    rows = []
-    for i, name in enumerate(TABLES):
-        for size in sizes:
-            count, = tools.count_rows(size.name, name)
-            total = size.sizes()[i]
-            rows.append([
-                    name, f'{size.number:,}', f'{count:,}', f'{total:,}',
-                    f'{(total - size.empty[i]) / size.number:.0f}',
-                    'constant'])
-    return tools.table([
-            'table', 'users', 'rows', 'bytes with indexes',
-            'bytes per user above empty', 'goal'], rows)
+def bytes_of_users(size):
+    "Return the bytes of each table for each user, without the empty table."
+    return {
+        name: (total - empty) / size.number
+        for name, total, empty in zip(
+            TABLES, size.sizes(), size.empty, strict=True)}
 
 
-def authenticators_table(size, now):
-    "Return the table by the number of authenticators of the user."
+def by_authenticators(size, now):
+    "Return the milliseconds of a step by the number of authenticators."
     users = dict(zip(AUTHENTICATORS, size.users, strict=False))
     for number, user in users.items():
         tools.add_authenticators(size.name, user, number, now)
@@ -146,18 +130,14 @@ def authenticators_table(size, now):
             size.times['step'].clear()
             size.step(now[0])
             times[number] += size.times['step']
-    medians = {
-        number: statistics.median(values) for number, values in times.items()}
-    return tools.table(
-        ['authenticators', 'step ms', 'ms above 1', 'goal'], [
-            [number, tools.milliseconds(median),
-                tools.milliseconds(median - medians[1]), f'≤ {MARGIN}']
-            for number, median in medians.items()])
+    return in_ms(times)
 
 
-def logins_table(size, now):
-    "Return the table by the number of earlier logins of one user."
-    rows = []
+def by_logins(size, now):
+    """Return the milliseconds of a step, and the rows and bytes of the tables,
+    by the number of earlier logins of one user.
+    """
+    results = {}
     users, size.users = size.users, size.users[:1]
     done = 0
     for number in LOGINS_OF_A_USER:
@@ -167,30 +147,60 @@ def logins_table(size, now):
             now[0] += tools.PERIOD
             size.step(now[0])
             done += 1
-        times = size.times['step'][-100:]
-        counts = tools.count_rows(size.name, *TABLES)
-        rows.append([
-                f'{number:,}', tools.milliseconds(statistics.median(times)),
-                *map('{:,}'.format, counts),
-                *map('{:,}'.format, size.sizes()), 'flat'])
+        results[number] = {
+            'step_ms': statistics.median(size.times['step'][-LAST:]) * 1e3,
+            'rows': tools.count_rows(size.name, *TABLES),
+            'bytes': size.sizes(),
+            }
     size.users = users
-    return tools.table([
-            'logins of one user', 'step ms (last 100)',
-            *(f'rows of {name}' for name in TABLES),
-            *(f'bytes of {name}' for name in TABLES), 'goal'], rows)
+    return results
 
 
 def measure():
-    "Return all tables of the topic."
+    "Return the figures and the data of what grows."
     now = [2_000_000_000]
     with patch.object(clock, 'now', lambda: now[0]):
         sizes = [
             Size(max(10, tools.scaled(number))) for number in USERS]
         in_turns(sizes, now)
-        tables = [users_table(sizes), sizes_table(sizes)]
-        # logins_table counts rows, so it comes before the table that adds some
-        tables.append(logins_table(sizes[0], now))
-        tables.append(authenticators_table(sizes[0], now))
-    return [
-        f'Medians of {tools.scaled(STEPS)} steps with their commit, and '
-        f'of {tools.scaled(LOGINS)} logins of each kind.\n', *tables]
+        times = {size.number: in_ms(size.times) for size in sizes}
+        space = {size.number: bytes_of_users(size) for size in sizes}
+        # This counts rows, so it comes before the authenticators add some
+        logins = by_logins(sizes[0], now)
+        authenticators = by_authenticators(sizes[0], now)
+    first, *others = [size.number for size in sizes]
+    last = others[-1]
+    rows = [sum(result['rows']) for result in logins.values()]
+    figures = [
+        figure(f'check among {first} users, ms', times[first]['step']),
+        *(figure(
+                f'check among {number:,} users, ms more than among {first}',
+                times[number]['step'] - times[first]['step'], 2, MARGIN)
+            for number in others),
+        *(figure(f'{method} among {number:,} users, ms', times[number][method])
+            for method in METHODS for number in times),
+        *(figure(
+                f'check with {number} authenticators, ms more than with 1',
+                authenticators[number] - authenticators[1], 2, MARGIN)
+            for number in AUTHENTICATORS if number > 1),
+        *(figure(
+                f'last {LAST} checks, after {number:,} logins, ms',
+                result['step_ms'])
+            for number, result in logins.items()),
+        figure('rows that logins add', max(rows) - min(rows), 0, 0),
+        *(figure(
+                f'bytes of a user in {name}', space[last][name], 0)
+            for name in TABLES),
+        figure(
+            f'bytes of a user, {last:,} users / {others[0]:,} users',
+            sum(space[last].values()) / sum(space[others[0]].values()), 2,
+            SPACE_GOAL),
+        ]
+    return figures, {
+        'steps': tools.scaled(STEPS),
+        'logins': tools.scaled(LOGINS),
+        'median_ms_by_users': times,
+        'bytes_of_a_user_by_users': space,
+        'by_logins_of_one_user': logins,
+        'step_ms_by_authenticators': authenticators,
+        }

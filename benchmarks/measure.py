@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"Measure topics in the current database and write their tables"
+"Measure topics in the current database and write their results as JSON"
 
 import importlib
 import json
@@ -22,17 +22,23 @@ PACKAGES = [
 def main(names):
     "Measure the topics with these names."
     tools.start()
-    versions = ', '.join([
-            f'Python {platform.python_version()}', tools.database_version(),
-            *(f'{name} {version(name)}' for name in PACKAGES)])
+    versions = {
+        'Python': platform.python_version(),
+        'database': tools.database_version(),
+        **{name: version(name) for name in PACKAGES}}
     output = {}
     for name in names:
         topic = importlib.import_module(f'benchmarks.{name}')
+        load, *_ = os.getloadavg()
         started = time.monotonic()
-        tables = '\n'.join(topic.measure())
-        seconds = time.monotonic() - started
-        output[name] = f'{versions}; {seconds:.0f} seconds\n\n{tables}'
-        print(f'\n## {name}\n\n{output[name]}', flush=True)
+        figures, data = topic.measure()
+        output[name] = {
+            'versions': versions,
+            # Other programs on the machine disturb the measurement
+            'load_before': load,
+            'seconds': round(time.monotonic() - started),
+            'figures': figures,
+            'data': data}
     Path(os.environ['BENCH_OUTPUT']).write_text(json.dumps(output))
 
 

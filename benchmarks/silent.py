@@ -3,14 +3,16 @@
 # terms.
 """What the response time reveals: whether a user exists, has TOTP or must wait
 
-The wrong code comes before the password, in JSON-RPC requests. The tests
-compare the work that the server does; this topic only measures times.
+The wrong code comes before the password, in JSON-RPC requests. The value is
+the probability that the server takes longer for the first of two logins than
+for the second: 0.5 reveals nothing, 0 and 1 reveal which is which. The range
+covers all pairs of an unknown login and users without TOTP, with one and with
+five authenticators. The tests compare the work that the server does.
 """
 
 import gc
 import itertools
 import json
-import statistics
 import time
 from contextlib import ExitStack
 from unittest.mock import patch
@@ -18,6 +20,7 @@ from unittest.mock import patch
 from werkzeug.test import Client
 
 from benchmarks import tools
+from benchmarks.results import figure
 from trytond.modules.authentication_totp import clock, guess, totp
 from trytond.pool import Pool
 from trytond.protocols.wrappers import Response
@@ -35,9 +38,11 @@ REQUESTS = {
     'third wrong code, which records an event': FREE - 1,
     'code during the delay': FREE,
     }
+FIRST = 'first wrong code, or a code of a user who already has to wait'
 UNKNOWN, WITHOUT, ONE = 'unknown', 'without TOTP', 'one authenticator'
 FIVE = f'{AUTHENTICATORS} authenticators'
 WAITING = 'already waiting'
+GOAL = [0.44, 0.56]
 
 
 def auc(first, second):
@@ -55,12 +60,7 @@ class Guesser:
     def __init__(self):
         self.client = Client(app, Response)
         one, five, waiting, without = tools.make_users(DATABASE, 4)
-        tools.execute(
-            DATABASE,
-            "UPDATE res_user SET totp_secret = NULL "
-            f"WHERE id = {without.id}",
-            f'DELETE FROM res_user_totp_counter WHERE "user" = {without.id}',
-            f'DELETE FROM res_user_totp_guess WHERE "user" = {without.id}')
+        tools.forget_totp(DATABASE, [without])
         added = tools.add_authenticators(
             DATABASE, five, AUTHENTICATORS, [NOW - 100 * tools.PERIOD])
         self.users = [one, five]
@@ -121,28 +121,24 @@ class Guesser:
         return times
 
 
-def rows(times, requests):
-    "Return the rows of a table: the medians, and each pair of logins."
-    for request, number in requests.items():
-        yield [request, *(
-                tools.milliseconds(statistics.median(values[number]))
-                for values in times.values()), *(
-                f'{auc(first[number], second[number]):.3f}'
-                for first, second in itertools.combinations(
-                    times.values(), 2))]
-
-
-def table(times, requests):
-    "Return the table of the times as Markdown."
-    return tools.table([
-            'request', *(f'{name}, ms' for name in times),
-            *(f'AUC {first} / {second}'
-                for first, second in itertools.combinations(times, 2))],
-        rows(times, requests))
+def compare(times, requests):
+    "Return for each request the times by login, and the AUC of each pair."
+    return {
+        request: {
+            'ms_median_and_quartiles': {
+                name: [tools.percentile(values[number], p) * 1e3
+                    for p in [50, 25, 75]]
+                for name, values in times.items()},
+            'auc': {
+                f'{first} / {second}': auc(
+                    times[first][number], times[second][number])
+                for first, second in itertools.combinations(times, 2)},
+            }
+        for request, number in requests.items()}
 
 
 def measure():
-    "Return the tables of the response times."
+    "Return the figures and the data of the response times."
     tools.new_database(DATABASE)
     tools.set_config('session', 'authentications', 'totp+password')
     tools.set_config('session', 'max_attempt', str(10 ** 9))
@@ -166,9 +162,9 @@ def measure():
         times = guesser.run(guesser.logins, FREE + 1, tries)
         waiting = guesser.run({
                 **guesser.logins, WAITING: guesser.waiting.login}, 1, tries)
-    return [
-        f'Medians of {tries} attempts, made in turns. The AUC of a pair of '
-        'logins is the probability that the first takes longer: 0.5 reveals '
-        'nothing, 0 and 1 reveal the difference with certainty.\n',
-        table(times, REQUESTS),
-        table(waiting, {'first code': 0})]
+    data = compare(times, REQUESTS)
+    data[FIRST] = compare(waiting, {FIRST: 0})[FIRST]
+    figures = [
+        figure(request, list(result['auc'].values()), 3, GOAL)
+        for request, result in data.items()]
+    return figures, {'attempts': tries, **data}

@@ -1,10 +1,11 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"""The TOTP step alone: microseconds, SQL statements and a profile
+"""The check of the code alone: SQL statements, and the time for one code
 
-The code is that of the current time step. passlib tries the time steps of the
-window from the first one on, so a wider window also slows a right code down.
+Matching a code takes microseconds; the two SQL statements take most of the
+rest. passlib tries the time steps of the window from the first one on, so a
+wider window also slows a right code down.
 """
 
 import base64
@@ -26,6 +27,7 @@ from passlib.totp import TOTP
 
 import trytond.config as config
 from benchmarks import tools
+from benchmarks.results import figure
 from trytond import security
 from trytond.modules.authentication_totp import clock, totp
 from trytond.pool import Pool
@@ -40,6 +42,9 @@ NOW = 2_000_000_000
 WINDOWS = {'tolerance': 1, 'tolerance + drift': 1 + totp.MAX_DRIFT}
 AUTHENTICATORS = 5
 GOAL = 2
+MATCH = 'totp.py match'
+ONE = 'decrypt a set of 1, verify'
+FIVE = f'decrypt a set of {AUTHENTICATORS}, verify'
 
 
 def in_turns(functions, calls):
@@ -67,7 +72,10 @@ def sealed_set(user, count):
 
 
 def codes():
-    "Return the table that compares totp.py with other implementations."
+    """Compare totp.py with other implementations.
+
+    Return a dictionary for each measured function.
+    """
     user = tools.User(1, 'user1', b'12345678901234567890')
     code = user.code_at(NOW // tools.PERIOD)
     wrong = str((int(code) + 1) % 10 ** 6).zfill(6)
@@ -126,23 +134,23 @@ def codes():
                     a / b for a, b in zip(
                         values, times['passlib'], strict=True))
                 for key, values in times.items()}
-            for key, text, goal in [
-                    ('passlib', 'passlib TOTP.match', ''),
-                    ('new passlib', 'passlib TOTP(…).match', ''),
-                    ('match', 'totp.py match', f'≤ {GOAL}'),
-                    ('clear', 'read an unencrypted set of 1, verify', ''),
-                    ('one', 'decrypt a set of 1, verify', ''),
-                    ('five', f'decrypt a set of {AUTHENTICATORS}, verify',
-                        ''),
-                    ('pyotp', 'pyotp TOTP.verify', ''),
-                    ('hmac', 'three hmac.digest', '')]:
-                rows.append([
-                        kind, f'{name} (±{window})', text,
-                        tools.spread(times[key], '{:.1f}'),
-                        f'{ratios[key]:.2f}', goal])
-    return tools.table([
-            'code', 'window', 'measured', 'µs (lowest to highest run)',
-            '/ passlib match', 'goal'], rows)
+            for key, text in [
+                    ('passlib', 'passlib TOTP.match'),
+                    ('new passlib', 'passlib TOTP(…).match'),
+                    ('match', MATCH),
+                    ('clear', 'read an unencrypted set of 1, verify'),
+                    ('one', ONE),
+                    ('five', FIVE),
+                    ('pyotp', 'pyotp TOTP.verify'),
+                    ('hmac', 'three hmac.digest')]:
+                rows.append({
+                        'code': kind,
+                        'window': f'{name} (±{window})',
+                        'measured': text,
+                        'us_by_run': times[key],
+                        'by_passlib_match': ratios[key],
+                        })
+    return rows
 
 
 @contextmanager
@@ -164,44 +172,31 @@ def statements():
 
 
 def kinds(queries):
-    "Return as text how many statements read and how many write."
+    "Return how many statements read and how many write."
     reads = sum(
         q.lstrip('( ').startswith(('SELECT', 'WITH')) for q in queries)
-    return reads, len(queries) - reads
+    return [reads, len(queries) - reads]
 
 
-def count_statements(one, five, now):
-    "Return the table of the numbers and the list of the statements."
-    counts, listed = {}, {}
-    several = f'{AUTHENTICATORS} authenticators'
-    users = {
-        'password': one, 'totp': one, 'password+totp': one,
-        f'totp, {several}': five, f'password+totp, {several}': five}
-    for name, user in users.items():
-        tools.set_config(
-            'session', 'authentications', name.partition(',')[0])
-        # The first login fills the caches
-        for _ in range(2):
-            now[0] += tools.PERIOD
-            parameters = {
-                'password': tools.PASSWORD, 'totp_code': user.code(now[0])}
-            with statements() as queries:
-                security.login(DATABASE, user.login, parameters, cache=False)
-        counts[name], listed[name] = kinds(queries), queries
-    rows = [[name, *numbers, ''] for name, numbers in counts.items()]
-    for name in ['password+totp', f'password+totp, {several}']:
-        difference = [
-            a - b for a, b in zip(
-                counts[name], counts['password'], strict=True)]
-        rows.append([
-                f'the step: {name} minus password', *difference,
-                '≤ 1 read, ≤ 1 write'])
-    text = '\n'.join(
-        f'{i}. `{" ".join(query.split())}`'
-        for i, query in enumerate(listed['password+totp'], 1))
-    return (
-        tools.table(['login', 'reads', 'writes', 'goal'], rows)
-        + f'\nThe statements of `password+totp`:\n\n{text}\n')
+def count_statements(users, now):
+    """Return the reads and writes of logins, and the statements of one.
+
+    users: the users by the number of their authenticators
+    """
+    counts = {}
+    for method in ['password', 'totp', 'password+totp']:
+        tools.set_config('session', 'authentications', method)
+        for number, user in users.items():
+            # The first login fills the caches
+            for _ in range(2):
+                now[0] += tools.PERIOD
+                parameters = {
+                    'password': tools.PASSWORD, 'totp_code': user.code(now[0])}
+                with statements() as queries:
+                    security.login(
+                        DATABASE, user.login, parameters, cache=False)
+            counts[method, number] = kinds(queries)
+    return counts, [' '.join(query.split()) for query in queries]
 
 
 def steps(user, now, profiler=None):
@@ -225,49 +220,86 @@ def steps(user, now, profiler=None):
     return times
 
 
-def profile(user, authenticators, now):
-    """Return the table of the functions in which a step spends its time.
-
-    authenticators: a text about the authenticators of the user
+def profile(user, now):
+    """Return the milliseconds of a step, without and with its commit, and the
+    lines of a profile.
     """
     steps(user, now)
     times = [
-        statistics.median(values) * 1e6
+        statistics.median(values) * 1e3
         for values in zip(*steps(user, now), strict=True)]
     profiler = cProfile.Profile()
     count = len(steps(user, now, profiler))
     stats = pstats.Stats(profiler)
-    rows = []
+    # The profiler slows calls down
+    lines = [
+        f'{stats.total_tt / count * 1e6:.0f} µs under the profiler',
+        '   calls   own µs  with calls µs  function']
     entries = sorted(
         stats.stats.items(), key=lambda item: item[1][2], reverse=True)
     for (path, line, name), (_, calls, own, total, _) in entries[:TOP]:
-        place = '/'.join(Path(path).parts[-2:]) if line else ''
-        rows.append([
-                f'`{name}`', f'{place}:{line}' if place else 'built in',
-                f'{calls / count:.1f}', f'{own / count * 1e6:.1f}',
-                f'{total / count * 1e6:.1f}'])
-    total = stats.total_tt / count * 1e6
-    return (
-        'A step (`Counter.verify`, `Counter.consume`) with '
-        f'{authenticators} takes '
-        f'{times[0]:.0f} µs, or {times[1]:.0f} µs with its commit. Under the '
-        f'profiler, which slows calls down, it takes {total:.0f} µs:\n\n'
-        + tools.table([
-                'function', 'where', 'calls', 'own µs', 'cumulative µs'],
-            rows))
+        place = '/'.join(Path(path).parts[-2:])
+        lines.append(
+            f'{calls / count:8.1f} {own / count * 1e6:8.1f} '
+            f'{total / count * 1e6:14.1f}  {name} ({place}:{line})')
+    return times, lines
+
+
+def count_text(number):
+    "Return the number of authenticators as text."
+    return f"{number} authenticator{'s' if number > 1 else ''}"
 
 
 def measure():
-    "Return the tables of the TOTP step."
+    "Return the figures and the data of the check of the code."
     tools.new_database(DATABASE)
     one, five = tools.make_users(DATABASE, 2)
+    users = {1: one, AUTHENTICATORS: five}
     now = [NOW]
     tools.add_authenticators(DATABASE, five, AUTHENTICATORS, now)
     with Transaction().start(DATABASE, 0):
-        table = codes()
+        rows = codes()
     with patch.object(clock, 'now', lambda: now[0]):
-        return [
-            f'Medians of {RUNS} runs of {tools.scaled(CALLS)} calls.\n',
-            table, count_statements(one, five, now),
-            profile(one, 'one authenticator', now),
-            profile(five, f'{AUTHENTICATORS} authenticators', now)]
+        counts, queries = count_statements(users, now)
+        profiles = {
+            number: profile(user, now) for number, user in users.items()}
+
+    def us(measured):
+        "Return the microseconds for a right code within the tolerance."
+        return next(
+            statistics.median(row['us_by_run'])
+            for row in rows if row['measured'] == measured)
+    differences = {
+        number: [a - b for a, b in zip(
+                counts['password+totp', number], counts['password', number],
+                strict=True)]
+        for number in users}
+    figures = [
+        *(figure(
+                f'statements that {verb}, {count_text(number)}',
+                differences[number][i], 0, 1)
+            for number in users
+            for i, verb in enumerate(['read', 'write'])),
+        *(figure(
+                f'check and commit, {count_text(number)}, ms', times[1])
+            for number, (times, _) in profiles.items()),
+        figure(f'{MATCH}, µs', us(MATCH), 1),
+        figure(f'{MATCH} / passlib, right and wrong codes', [
+                row['by_passlib_match'] for row in rows
+                if row['measured'] == MATCH], 2, GOAL),
+        figure(f'{ONE}, µs', us(ONE), 0),
+        figure(f'{FIVE}, µs', us(FIVE), 0),
+        ]
+    return figures, {
+        'calls of a run': tools.scaled(CALLS),
+        'codes': rows,
+        'reads and writes of a login': {
+            f'{method}, {count_text(number)}': count
+            for (method, number), count in counts.items()},
+        f'statements of password+totp, {AUTHENTICATORS} authenticators':
+            queries,
+        'steps': {
+            count_text(number): {
+                'ms_without_and_with_commit': times, 'profile': lines}
+            for number, (times, lines) in profiles.items()},
+        }

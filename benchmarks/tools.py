@@ -1,7 +1,7 @@
 # This file is part of authentication_totp.  The COPYRIGHT file at the top
 # level of this repository contains the full copyright notices and license
 # terms.
-"What all topics share: databases, users, servers, clients and tables"
+"What all topics share: databases, users, servers and clients"
 
 import base64
 import dataclasses
@@ -10,7 +10,6 @@ import http.client
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -245,6 +244,16 @@ def make_users(database, count, active=None):
     return result
 
 
+def forget_totp(database, users):
+    "Remove the secrets of the users, as if they had never set up TOTP."
+    ids = ', '.join(str(user.id) for user in users)
+    execute(
+        database,
+        f'UPDATE res_user SET totp_secret = NULL WHERE id IN ({ids})',
+        f'DELETE FROM res_user_totp_counter WHERE "user" IN ({ids})',
+        f'DELETE FROM res_user_totp_guess WHERE "user" IN ({ids})')
+
+
 def seal(user):
     "Return the stored form of the user's key as the only one."
     record = Pool().get('res.user')(user.id)
@@ -333,10 +342,11 @@ def serve(
         process.wait()
 
 
-def post(port, path, method, *params, address='127.0.0.1'):
+def post(port, path, method, *params, address='127.0.0.1', headers=()):
     """Call the method by JSON-RPC on a new connection.
 
     address: the client's IP address that the request claims
+    headers: a dictionary of further headers
     Return the status and the answer, which is None if it is not JSON.
     """
     connection = http.client.HTTPConnection('127.0.0.1', port, timeout=TIMEOUT)
@@ -346,6 +356,7 @@ def post(port, path, method, *params, address='127.0.0.1'):
             json.dumps({'id': 1, 'method': method, 'params': params}), {
                 'Content-Type': 'application/json',
                 'X-Forwarded-For': address,
+                **dict(headers),
                 })
         response = connection.getresponse()
         data = response.read()
@@ -402,21 +413,3 @@ def percentile(values, percent):
     "Return the value that this percentage of the values do not exceed."
     values = sorted(values)
     return values[max(0, -(-len(values) * percent // 100) - 1)]
-
-
-def milliseconds(seconds):
-    "Return the time as text, in milliseconds."
-    return f'{seconds * 1e3:.2f}'
-
-
-def spread(values, format_='{:.2f}'):
-    "Return the median and the range of the runs, as text."
-    return '{} ({} to {})'.format(*map(format_.format, [
-                statistics.median(values), min(values), max(values)]))
-
-
-def table(heads, rows):
-    "Return the table as Markdown."
-    lines = [heads, ['---'] * len(heads), *rows]
-    return ''.join(
-        '| ' + ' | '.join(map(str, line)) + ' |\n' for line in lines)
