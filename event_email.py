@@ -11,7 +11,7 @@ from email.utils import formatdate, make_msgid
 import trytond.config as config
 from trytond.i18n import gettext
 from trytond.pool import Pool
-from trytond.report import Report, get_email
+from trytond.report import Report
 from trytond.tools import timezone
 from trytond.tools.email_ import set_from_header
 from trytond.transaction import Transaction
@@ -53,6 +53,8 @@ _ADVICE = {
     }
 _LINES = {'width': 72, 'break_on_hyphens': False}
 _MAX_FACT_LENGTH = 1000
+# The key of the texts in the data of the report. Clients send only strings.
+_PARTS = object()
 
 
 class TOTPEventEmail(Report):
@@ -84,19 +86,20 @@ class TOTPEventEmail(Report):
         Lang = pool.get('ir.lang')
         user = event.user
         language = user.language or Lang.get()
-        with Transaction().set_context(_request={'is_secure': secure}):
-            html, _ = get_email(cls, event, [language])
-            with Transaction().set_context(language=language.code):
-                event = Event(event.id)
-                text = cls._write_text(event)
-                subject = gettext(
-                    'authentication_totp.msg_totp_email_subject',
-                    event=event.kind_string, login=user.login, server=host())
+        with Transaction().set_context(
+                _request={'is_secure': secure}, language=language.code,
+                with_rec_name=False):
+            event = Event(event.id)
+            parts = cls._get_parts(event)
+            _, html, _, _ = cls.execute(
+                [event.id], {'language': language, _PARTS: parts})
+            subject = gettext(
+                'authentication_totp.msg_totp_email_subject',
+                event=event.kind_string, login=user.login, server=host())
         message = EmailMessage()
         message['Content-Language'] = language.code
-        message.set_content(text)
-        message.add_alternative(
-            html.get_body(['html']).get_content(), subtype='html')
+        message.set_content(cls._write_text(parts))
+        message.add_alternative(html, subtype='html')
         from_ = config.get('email', 'from')
         set_from_header(message, from_, from_)
         # A trailing newline would end the header
@@ -111,8 +114,8 @@ class TOTPEventEmail(Report):
         return message
 
     @classmethod
-    def _write_text(cls, event):
-        parts = cls._get_parts(event)
+    def _write_text(cls, parts):
+        "Return the e-mail as plain text."
         web_link, desktop_link = parts['links']
         facts = [
             f'{label}: {value}' for label, value in [
@@ -136,7 +139,8 @@ class TOTPEventEmail(Report):
         Lang = pool.get('ir.lang')
         context = super().get_context(records, header, data)
         context['direction'] = Lang.get().direction
-        context.update(cls._get_parts(context['record']))
+        context.update(
+            data.get(_PARTS) or cls._get_parts(context['record']))
         return context
 
     @classmethod
