@@ -211,6 +211,7 @@ class UserTOTPCounter(metaclass=PoolMeta):
         """Return the numbers of the authenticators, the Secret and State of
         each, and whether they have to be sealed again.
 
+        For a login without secrets, return the Secret and State of nobody.
         Raise ValueError if no key decrypts them.
         """
         pool = Pool()
@@ -222,10 +223,13 @@ class UserTOTPCounter(metaclass=PoolMeta):
             # Do the same work as for sealed secrets, so that time reveals
             # nothing
             keys = settings.get('encryption_keys')
-            seal.unseal(
-                _seal_dummy(keys, cls._NOBODY), keys, owner=cls._NOBODY)
+            place = User(cls._NOBODY)._totp_place(None, 0)
+            values, _ = seal.unseal(
+                _seal_dummy(keys, **place), keys, **place)
         if not sealed:
-            return [], [], False
+            return [], [
+                (totp.Secret.from_values(v), totp.State()) for v in values
+                ], False
         secrets, stale = User.unseal_totp_secrets(
             stored.failures.user, sealed, stored.generation)
         numbers = [number for number in secrets if number in stored.states]
@@ -326,5 +330,5 @@ class UserTOTPCounter(metaclass=PoolMeta):
 
 
 @functools.cache
-def _seal_dummy(keys, owner):
-    return seal.seal(_DUMMIES[:1], keys, clock.now(), owner=owner)
+def _seal_dummy(keys, **place):
+    return seal.seal(_DUMMIES[:1], keys, clock.now(), **place)

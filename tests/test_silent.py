@@ -203,6 +203,18 @@ class WorkTestCase(TOTPTestCase):
             self.assertIn('_generate', work)
         self.assertGreater(len(played[2]), len(played[1]))
 
+    def test_unsealed_once(self):
+        "Test that a login without TOTP opens a secret like one with TOTP"
+        logins = self.logins()
+        with self.transaction():
+            User = Pool().get('res.user')
+        for kind, login in logins.items():
+            with self.subTest(kind), patch.object(
+                    User, '_totp_place', autospec=True,
+                    side_effect=User._totp_place) as place:
+                self.play(login, [{'totp_code': self.code(95)}])
+                self.assertEqual(place.call_count, 1)
+
     def test_malformed(self):
         "Test codes that no authenticator shows"
         played = self.assertSameWork(*[{'totp_code': 'x'}] * 4)
