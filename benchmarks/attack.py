@@ -237,12 +237,10 @@ def measure():
         alone, during = (
             [tools.percentile(times, percent) * 1e3 for percent in [50, 95]]
             for times in [quiet[authentications], result['times']])
-        name = f'{authentications}: {rate} a second, {count:,} users'
-        if waiting:
-            name += ' who have to wait'
         figures.append(figure(
-                f'{name}, {sent}', during[1] / alone[1], 1,
-                GOAL if waiting else None))
+                f'{authentications}, {rate}/s, sent: {sent}, attacked: '
+                f"{count:,}{', who have to wait' if waiting else ''}",
+                during[1] / alone[1], 2, GOAL if waiting else None))
         row = {
             'authentications': authentications,
             'attacked': count,

@@ -18,6 +18,8 @@ from base64 import b64encode
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psutil
+
 from benchmarks import tools
 from benchmarks.results import figure
 from demo.demo import free_port
@@ -46,6 +48,9 @@ def running(*command):
     try:
         yield
     finally:
+        # A worker leaves its own processes behind
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.terminate()
         process.terminate()
         process.wait()
 
