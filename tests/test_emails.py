@@ -357,6 +357,22 @@ codes.
                     self.assertIn("Authenticator: <Tablet>", text)
             transaction.rollback()
 
+    def test_written_once(self):
+        "Test that an e-mail reads what it tells only once, for both parts"
+        _, user_id = self.user()
+        with self.transaction() as transaction:
+            pool = Pool()
+            Event = pool.get('res.user.totp_event')
+            Email = pool.get('res.user.totp_event.email', type='report')
+            event, = Event.create([{
+                        'user': user_id, 'kind': 'invited',
+                        'time': dt.datetime(2033, 5, 18)}])
+            with patch.object(
+                    Email, '_get_parts', wraps=Email._get_parts) as get_parts:
+                Email.write(event, True)
+            self.assertEqual(get_parts.call_count, 1)
+            transaction.rollback()
+
     def link(self, host, root_path='/', ssl='', rpc=None):
         """Return the links for the web client and for the desktop client.
 
