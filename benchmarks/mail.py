@@ -109,7 +109,11 @@ class Administrator:
         self.port = port
         pool = Pool(DATABASE)
         with Transaction().start(DATABASE, 0):
-            admin, = pool.get('res.user').search([('login', '=', 'admin')])
+            User = pool.get('res.user')
+            admin, = User.search([('login', '=', 'admin')])
+            # Before Tryton 8.2, a group holds the administrators
+            if hasattr(User, 'administrator'):
+                User.write([admin], {'administrator': True})
         # Tryton binds the session to the client's address
         request = {'remote_addr': '127.0.0.1'}
         with Transaction().start(
