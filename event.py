@@ -32,6 +32,10 @@ _WORKER_TIMEOUT = dt.timedelta(days=2)
 # it runs no task at all, so the e-mail would be lost. A single thread opens a
 # single connection, even to a mail server that hangs.
 _MAILER = ThreadPoolExecutor(1, 'totp-mailer')
+# Writing an e-mail takes about 10 ms of CPU time. Without the pauses, logins
+# would be slow while hundreds of invitations leave.
+_PORTION = 10
+_PAUSE = 0.3  # seconds
 
 
 class UserTOTPEvent(ModelSQL, ModelView):
@@ -204,9 +208,10 @@ class UserTOTPEvent(ModelSQL, ModelView):
         retry = None
         if attempt < _RETRIES:
             # Queue the retry before sending, so that no crash loses the
-            # e-mails
-            with transaction.set_context(
-                    queue_scheduled_at=_RETRY_DELAY * 2 ** attempt):
+            # e-mails. It must not begin before many e-mails have left.
+            delay = (_RETRY_DELAY * 2 ** attempt
+                + len(events) * dt.timedelta(seconds=_PAUSE))
+            with transaction.set_context(queue_scheduled_at=delay):
                 retry, = cls.__queue__.send_emails(
                     events, secure=secure, attempt=attempt + 1)
         # End the task's transaction before the connection to the mail server
@@ -316,15 +321,29 @@ def _send_emails(database_name, ids, secure, retry=None):
     retry: the id of the task that retries them, if any
     """
     try:
-        messages = _transact(
-            database_name, lambda Event: Event._write_emails(ids, secure))
-        accepted, refused = mailer.send(messages)
+        accepted, refused = mailer.send(
+            _write_portions(database_name, ids, secure), len(ids))
         _transact(
             database_name, lambda Event: Event._end_emails(
                 ids, accepted, refused, retry))
     except Exception:
         # The exception would be lost: no code waits for the thread's result
         logger.exception("e-mails about TOTP were not sent")
+
+
+def _write_portions(database_name, ids, secure):
+    """Yield what Event._write_emails returns, as pairs.
+
+    Pause between the portions, with no transaction open meanwhile.
+    """
+    for start in range(0, len(ids), _PORTION):
+        if start:
+            time.sleep(_PAUSE)
+        portion = ids[start:start + _PORTION]
+        yield from _transact(
+            database_name,
+            lambda Event, ids=portion: Event._write_emails(ids, secure)
+            ).items()
 
 
 def _transact(database_name, function):

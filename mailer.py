@@ -70,10 +70,11 @@ class _MailServer:
                 pass
 
 
-def send(messages):
+def send(messages, count):
     """Send the e-mails over one connection.
 
-    messages: a dictionary of EmailMessage
+    messages: an iterable of pairs of a key and an EmailMessage
+    count: how many there are
     Return the keys of those that the mail server accepted, and a dictionary
     from the keys of those that it will never accept to the reason. The others
     can be sent later, and a line in the log says why.
@@ -81,7 +82,7 @@ def send(messages):
     accepted, refused, reasons = set(), {}, {}
     server = _MailServer()
     lost = 0
-    for key, message in messages.items():
+    for key, message in messages:
         try:
             server.send(message)
         except Exception as error:
@@ -100,7 +101,7 @@ def send(messages):
             accepted.add(key)
         lost = 0
     server.close()
-    left = len(messages) - len(accepted) - len(refused)
+    left = count - len(accepted) - len(refused)
     for reason in reasons:
         logger.error(
             "e-mails that the mail server has not accepted: %d (%s)",

@@ -68,6 +68,22 @@ class DeliveryTestCase(MailTestCase):
         self.assertNotIn('hunter2', line)
         self.assertEqual(self.told(*users), [False] * 20)
 
+    def test_many(self):
+        "Test the pauses, without a transaction, while many e-mails leave"
+        users = [self.user()[1] for _ in range(25)]
+        self.invite(*users)
+        sent = []
+
+        def pause(seconds):
+            self.assertGreater(seconds, 0)
+            self.assertIsNone(Transaction().connection)
+            sent.append(len(self.inbox.messages))
+        with patch(
+                'trytond.modules.authentication_totp.event.time.sleep', pause):
+            self.assertEqual(len(self.received()), 25)
+        self.assertEqual(sent, [10, 20])
+        self.assertEqual(self.told(*users), [True] * 25)
+
     def test_wrong_uri(self):
         "Test that the log contains no part of the password of a wrong URI"
         for uri in [
