@@ -75,7 +75,7 @@ def build_server(folder, *packages, series=SERIES):
 
     venv = folder / 'venv'
     packages = [
-        f'trytond == {series}.*', '--editable', f'{ROOT}[qrcode]',
+        f'trytond == {series}.*', '--editable', str(ROOT),
         'aiosmtpd', *packages]
     # A virtual environment cannot be moved, so its path is in the recipe
     build(venv, '\n'.join([

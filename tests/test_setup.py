@@ -2,7 +2,9 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
+import importlib
 import logging
+import sys
 from io import BytesIO
 from unittest.mock import patch
 
@@ -118,16 +120,25 @@ class SetupTestCase(TOTPTestCase):
         self.assertTrue(shown['secret_qr_code'])
 
     def test_without_qr_code(self):
-        "Test that the page has no picture if the library is missing"
-        login, _ = self.user()
-        rpc = self.client(login)
-        with patch.object(user, 'generate_png', None):
-            session_id, shown = rpc.start_setup()
-        self.assertIsNone(shown['secret_qr_code'])
-        self.assertEqual(
-            rpc.confirm_setup(
-                session_id, shown, code=right_code(shown['secret'], self.now)),
-            'done')
+        "Test that the wizard works if the libraries for QR codes are missing"
+        for library in ['qrcode', 'PIL', 'webcolors']:
+            login, _ = self.user()
+            rpc = self.client(login)
+            with self.subTest(library=library), \
+                    patch.dict(vars(user)), \
+                    patch.dict(sys.modules, {library: None}):
+                for name in ['qrcode.image.pil', 'trytond.tools.qrcode']:
+                    sys.modules.pop(name, None)
+                importlib.reload(user)
+                with self.assertNoLogs(user.logger, 'ERROR'):
+                    session_id, shown = rpc.start_setup()
+                self.assertIsNone(shown['secret_qr_code'])
+                self.assertTrue(shown['secret_uri'])
+                self.assertEqual(
+                    rpc.confirm_setup(
+                        session_id, shown,
+                        code=right_code(shown['secret'], self.now)),
+                    'done')
 
     def test_wrong(self):
         "Test that a wrong code sets up nothing and can be corrected"
