@@ -22,6 +22,9 @@ e2e-gtk:
 test: .venv/bin/tox
 	.venv/bin/tox run-parallel --parallel 2 --parallel-live
 
+dist: .venv/bin/twine
+	@.ci/dist
+
 doc: .venv/bin/sphinx-build
 	.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going doc doc/_build
 
@@ -34,8 +37,10 @@ style: .venv/bin/ruff .venv/bin/codespell
 	@$(PYTHON) .ci/words.py
 
 # One run makes them all, also when make runs jobs at the same time
-.venv/bin/tox .venv/bin/ruff .venv/bin/codespell .venv/bin/sphinx-build &:
+.venv/bin/tox .venv/bin/ruff .venv/bin/codespell .venv/bin/sphinx-build \
+		.venv/bin/twine &:
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet tox ruff codespell sphinx
+	.venv/bin/pip install --quiet tox ruff codespell sphinx build twine
 
-.PHONY: bench demo demo-clean demo-code doc e2e e2e-gtk screenshots style test
+.PHONY: bench demo demo-clean demo-code dist doc e2e e2e-gtk screenshots \
+	style test

@@ -3,6 +3,7 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -15,11 +16,18 @@ HERE = Path(__file__).parent
 config = ConfigParser()
 config.read_string((HERE / 'tryton.cfg').read_text(encoding='utf-8'))
 
+# PyPI shows the README without the files beside it: leave out the pictures and
+# turn the links to files into their names
+readme = (HERE / 'README.rst').read_text(encoding='utf-8')
+readme = re.sub(r'(?m)^\.\. image::.*\n(?: +.*\n)*\n', '', readme)
+readme = re.sub(
+    r'`([^`<]+)\s<(?!https?:)([^>]+)>`__?', r'\1 (``\2``)', readme)
+
 setup(
     name=f'trytond_{NAME}',
     version=config['tryton']['version'],
     description="Tryton module to log in with time-based one-time passwords",
-    long_description=(HERE / 'README.rst').read_text(encoding='utf-8'),
+    long_description=readme,
     long_description_content_type='text/x-rst',
     author="The authors of authentication_totp",
     keywords='tryton totp authentication two-factor 2FA RFC 6238',
