@@ -2,6 +2,7 @@
 # level of this repository contains the full copyright notices and license
 # terms.
 
+import multiprocessing
 import os
 import shutil
 import socket
@@ -152,7 +153,16 @@ class StartTestCase(unittest.TestCase):
         run = self.run_python(
             '-m', 'trytond.cli.cron', '-c', self.config, '-d', 'full', '-1',
             '-n', '1', **self.with_keys())
-        self.assertTold(run.stderr, OPEN_KEYS, DIGITS, POLICY, CLEAR, CLOCK)
+        lines = self.errors(run.stderr)
+        if multiprocessing.get_all_start_methods()[0] != 'fork':
+            # The process for the database, which is no fork from Python 3.14
+            # on, does not know what the first process has told
+            first = [line for line in lines if line.split()[0]
+                == lines[0].split()[0]]
+            self.assertTold('\n'.join(first), OPEN_KEYS, DIGITS)
+            lines = lines[len(first):]
+        self.assertTold(
+            '\n'.join(lines), OPEN_KEYS, DIGITS, POLICY, CLEAR, CLOCK)
 
     def test_admin(self):
         "Test trytond-admin"
