@@ -314,10 +314,13 @@ class CSVTestCase(FileTestCase):
                 | st.text(max_size=5), max_size=7), max_size=5))
     def test_any_cells(self, rows):
         "Test that any cells are read or refused, without another error"
-        text = io.StringIO()
-        csv.writer(text).writerows(rows)
+        # Python 3.10 writes no NUL, so another character stands in for it
+        file = io.StringIO()
+        csv.writer(file).writerows(
+            [cell.replace('\0', '\ue000') for cell in row] for row in rows)
+        text = file.getvalue().replace('\ue000', '\0')
         try:
-            read(text.getvalue().encode('utf-8', 'replace'), TIME)
+            read(text.encode('utf-8', 'replace'), TIME)
         except TokenFileError:
             pass
 
