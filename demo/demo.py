@@ -8,6 +8,7 @@ import configparser
 import json
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -42,6 +43,17 @@ def run(*command, **kwargs):
     subprocess.run(command, check=True, **kwargs)
 
 
+def download(*command, **kwargs):
+    "Run a command that downloads. Exit with an error message if it fails."
+    try:
+        run(*command, **kwargs)
+    except subprocess.CalledProcessError as error:
+        sys.exit(
+            "The download failed for the reason above. Check the connection "
+            "to the internet. The command was: "
+            f"{shlex.join(map(str, error.cmd))}")
+
+
 def build(path, recipe, make):
     """Call make to fill the folder, unless it was filled by the same recipe.
 
@@ -62,7 +74,8 @@ def build(path, recipe, make):
 
 
 def pip_install(venv, *packages):
-    run(venv / 'bin' / 'pip', 'install', '--quiet',
+    download(
+        venv / 'bin' / 'pip', 'install', '--quiet',
         '--disable-pip-version-check', *packages)
 
 
@@ -88,12 +101,18 @@ def build_tools(folder, *packages):
     def make_client(path):
         print("Installing the web client...", flush=True)
         npm = find_npm(folder / 'venv')
-        run(npm, 'pack', '--silent', f'tryton-sao@~{SERIES}', cwd=path,
+        options = [
+            '--loglevel=error', '--no-progress', '--no-update-notifier',
+            # The home may be read-only
+            f'--cache={path / "cache"}']
+        download(
+            npm, 'pack', *options, f'tryton-sao@~{SERIES}', cwd=path,
             stdout=subprocess.DEVNULL)
         archive, = path.glob('*.tgz')
         shutil.unpack_archive(archive, path)
-        run(npm, 'install', '--omit=dev', '--legacy-peer-deps',
-            '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error',
+        download(
+            npm, 'install', *options, '--omit=dev', '--legacy-peer-deps',
+            '--ignore-scripts', '--no-audit', '--no-fund',
             cwd=path / 'package', stdout=subprocess.DEVNULL)
 
     build_server(folder, *packages)

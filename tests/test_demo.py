@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 DEMO = ROOT / 'demo'
 if DEMO.is_dir():
     from demo import run, show_code
-    from demo.demo import Server
+    from demo.demo import Server, download
 # The body of a function that starts a process and does not end by itself
 WORK = """\
     subprocess.Popen(["sleep", "1000"])
@@ -164,6 +164,16 @@ class DemoTestCase(unittest.TestCase):
         "Test that the demo ends with the status of a failed step"
         self.assertEqual(
             self.supervise('    print(1, flush=True)\n    return 3'), (3, ''))
+
+    def test_download(self):
+        "Test that a failed download ends with its command and a hint"
+        download(sys.executable, '-c', '')
+        with self.assertRaises(SystemExit) as refused:
+            download(Path(sys.executable), '-c', 'raise SystemExit(1)')
+        self.assertRegex(
+            refused.exception.code,
+            "^The download failed .* connection to the internet.* -c "
+            r"'raise SystemExit\(1\)'$")
 
     def test_code(self):
         "Test that the demo computes the codes of the vectors in RFC 6238"
