@@ -16,6 +16,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 SERIES = '8.0'
@@ -101,19 +102,20 @@ def build_tools(folder, *packages):
     def make_client(path):
         print("Installing the web client...", flush=True)
         npm = find_npm(folder / 'venv')
-        options = [
-            '--loglevel=error', '--no-progress', '--no-update-notifier',
-            # The home may be read-only
-            f'--cache={path / "cache"}']
-        download(
-            npm, 'pack', *options, f'tryton-sao@~{SERIES}', cwd=path,
-            stdout=subprocess.DEVNULL)
-        archive, = path.glob('*.tgz')
-        shutil.unpack_archive(archive, path)
-        download(
-            npm, 'install', *options, '--omit=dev', '--legacy-peer-deps',
-            '--ignore-scripts', '--no-audit', '--no-fund',
-            cwd=path / 'package', stdout=subprocess.DEVNULL)
+        # The default folder of the cache may be read-only
+        with TemporaryDirectory(dir=path) as cache:
+            options = [
+                f'--cache={cache}', '--loglevel=error', '--no-progress',
+                '--no-update-notifier']
+            download(
+                npm, 'pack', *options, f'tryton-sao@~{SERIES}', cwd=path,
+                stdout=subprocess.DEVNULL)
+            archive, = path.glob('*.tgz')
+            shutil.unpack_archive(archive, path)
+            download(
+                npm, 'install', *options, '--omit=dev', '--legacy-peer-deps',
+                '--ignore-scripts', '--no-audit', '--no-fund',
+                cwd=path / 'package', stdout=subprocess.DEVNULL)
 
     build_server(folder, *packages)
     build(folder / 'sao', SERIES, make_client)
