@@ -1,5 +1,6 @@
 PYTHON = python3
 PORT = 8000
+TOOLS = tox ruff codespell sphinx build twine
 
 demo:
 	@exec $(PYTHON) -m demo.run '$(PORT)' '$(AUTHENTICATIONS)'
@@ -40,7 +41,10 @@ style: .venv/bin/ruff .venv/bin/codespell
 .venv/bin/tox .venv/bin/ruff .venv/bin/codespell .venv/bin/sphinx-build \
 		.venv/bin/twine &:
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet tox ruff codespell sphinx build twine
+	@echo "Installing $(TOOLS)..."
+	@.venv/bin/pip install --quiet $(TOOLS) || \
+	    { echo "The download failed for the reason above." \
+	    "Check the connection to the internet." >&2; exit 1; }
 
 .PHONY: bench demo demo-clean demo-code dist doc e2e e2e-gtk screenshots \
 	style test
