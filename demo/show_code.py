@@ -34,7 +34,7 @@ def main(login):
         sys.exit("There is no demo yet. Start it with: make demo")
     step, elapsed = divmod(int(time.time()), PERIOD)
     for name, key in json.loads(path.read_text()).items():
-        print(f"{code(key, step)}  {name}, {PERIOD - elapsed} seconds left")
+        print(f"{code(key, step)}  {name}, {PERIOD - elapsed} s left")
 
 
 if __name__ == '__main__':
