@@ -66,8 +66,9 @@ class Client:
             raise Interrupted(type(error).__name__) from error
         finally:
             connection.close()
-        if status == 404:
-            # Trytond answers so if the database has just ended the connection
+        if status in {404, 503}:
+            # Trytond answers so if the database has ended the connection, and
+            # 404 also after too many conflicts between simultaneous logins
             raise Interrupted(status)
         if status != 200:
             raise Refused(status, body.decode(errors='replace')[:200])
