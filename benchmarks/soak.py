@@ -13,12 +13,12 @@ import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -64,16 +64,11 @@ class Process:
     def kill(self):
         "Kill the process and its children as a lack of memory does."
         process = psutil.Process(self.process.pid)
-        for each in [*process.children(recursive=True), process]:
-            each.send_signal(signal.SIGKILL)
+        # A worker replaces the processes that end before it
+        for each in [process, *process.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
         self.process.wait()
-
-    def stop(self):
-        self.process.terminate()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.kill()
 
     @property
     def memory(self):
@@ -294,7 +289,7 @@ class Soak:
         tools.in_threads(THREADS, self.check_persons)
         self.check_rows()
         for process in self.processes:
-            process.stop()
+            process.kill()
         self.mails.stop()
         self.note("ended")
 
