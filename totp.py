@@ -107,9 +107,13 @@ def count_digits(code):
 
     Return None if it does not consist of digits.
     """
+    return len(_digits(code)) or None
+
+
+def _digits(code):
+    "Return code simplified, blank if it does not consist of digits."
     code = _clean(code) or ''
-    if code.isascii() and code.isdigit():
-        return len(code)
+    return code if code.isascii() and code.isdigit() else ''
 
 
 def is_key(code):
@@ -281,17 +285,18 @@ class Secret:
         drift: how many steps the authenticator is ahead
         Return None if code is wrong or malformed.
         """
-        count = count_digits(code)
-        if not count:
+        digits = _digits(code)
+        if not digits:
             return None
+        fits = len(digits) == self.digits
         # Do the same work for any number of digits, so that time does not
         # reveal how many digits the codes of a user have
-        code = _clean(code) if count == self.digits else '0' * self.digits
         with contextlib.suppress(TokenError):
             counter = self._totp.match(
-                code, time + drift * self.period,
+                digits if fits else '0' * self.digits,
+                time + drift * self.period,
                 window=tolerance * self.period).counter
-            return counter if count == self.digits else None
+            return counter if fits else None
 
     @property
     def unusual(self):
