@@ -183,9 +183,13 @@ class UserTOTPCounter(metaclass=PoolMeta):
                 (totp.Secret.from_values(values), totp.State())
                 for values in _DUMMIES[
                     len(secrets):settings.get('max_authenticators')]]
-        verdict, index, states = totp.verify(
-            secrets, code, clock.now(), settings.get('tolerance'))
-        if verdict is totp.Verdict.RIGHT and index < len(numbers):
+        now, tolerance = clock.now(), settings.get('tolerance')
+        verdict, index, states = totp.verify(secrets, code, now, tolerance)
+        if verdict is totp.Verdict.RIGHT and index >= len(numbers):
+            # By chance, the code is also that of a dummy
+            verdict, index, states = totp.verify(
+                secrets[:len(numbers)], code, now, tolerance)
+        if verdict is totp.Verdict.RIGHT:
             return Match(
                 stored.failures.user, stored.failures, numbers[index],
                 states[index], stale,

@@ -70,6 +70,19 @@ class SilentTestCase(TOTPTestCase):
                     self.assertIn(b'The code is wrong', data)
         self.assertEqual(self.failures(user_id), 2)
 
+    def test_same_as_nobody(self):
+        "Test that a used code is called used even if a dummy has it too"
+        login, user_id = self.user(KEY)
+        self.set_config('session', 'authentications', 'totp')
+        with patch.object(
+                verification, '_DUMMIES', [secret_from(KEY).values] * 10):
+            status, data = self.log_in(login, totp_code=self.code())
+            self.assertEqual(status, 200)
+            self.assertNotIn(b'The code', data)
+            status, data = self.log_in(login, totp_code=self.code())
+            self.assertIn(b'The code was already used', data)
+        self.assertEqual(self.failures(user_id), 0)
+
     def test_log(self):
         "Test that no key and no code appears in the log or an exception"
         self.set_totp('setup_timeout', '60')
