@@ -332,7 +332,7 @@ class State(NamedTuple):
     resync: int | None = None
 
 
-def verify(secrets, code, time, tolerance):
+def verify(secrets, code, time, tolerance, dummies=()):
     """Verify the code against each of the secrets.
 
     secrets: a list of pairs of Secret and State
@@ -340,21 +340,23 @@ def verify(secrets, code, time, tolerance):
     time: in seconds since the epoch
     tolerance: how many steps around the drift are accepted at once; a code
         up to MAX_DRIFT steps off has to be followed by the next one
+    dummies: further such pairs, which only cause the same work as secrets
     Return a Verdict, the index of the secret that made a RIGHT or REPEATED
     code or None, and the new State of each of the secrets. A code at or before
     the last counter accepted is USED or REPEATED (RFC 6238 section 5.2).
     """
+    pairs = [*secrets, *dummies]
     counters = [
         secret.match(code, time, tolerance, drift=state.drift)
-        for secret, state in secrets]
-    if not any(c is not None for c in counters):
+        for secret, state in pairs]
+    if not any(c is not None for c in counters[:len(secrets)]):
         counters = [
             secret.match(code, time, tolerance + MAX_DRIFT)
-            for secret, _ in secrets]
+            for secret, _ in pairs]
     states = []
     refusal = Verdict.WRONG, None
     for index, ((secret, state), counter) in enumerate(
-            zip(secrets, counters, strict=True)):
+            zip(secrets, counters, strict=False)):
         verdict, new = _judge(
             state, counter, secret.counter(time), tolerance)
         if verdict is Verdict.RIGHT:

@@ -176,28 +176,23 @@ class UserTOTPCounter(metaclass=PoolMeta):
                 logger.error(
                     "unreadable TOTP secret of user %s", stored.failures.user)
             return None, refusal.UNREADABLE
+        dummies = []
         if silent:
             # Do the same work however many authenticators the user has, so
             # that time reveals nothing
-            secrets += [
+            dummies = [
                 (totp.Secret.from_values(values), totp.State())
                 for values in _DUMMIES[
                     len(secrets):settings.get('max_authenticators')]]
-        now, tolerance = clock.now(), settings.get('tolerance')
-        verdict, index, states = totp.verify(secrets, code, now, tolerance)
-        if verdict is totp.Verdict.RIGHT and index >= len(numbers):
-            # By chance, the code is also that of a dummy
-            verdict, index, states = totp.verify(
-                secrets[:len(numbers)], code, now, tolerance)
+        verdict, index, states = totp.verify(
+            secrets, code, clock.now(), settings.get('tolerance'), dummies)
         if verdict is totp.Verdict.RIGHT:
             return Match(
                 stored.failures.user, stored.failures, numbers[index],
                 states[index], stale,
                 generation=stored.generation), None
         if stored:
-            cls._put_resync(
-                stored, dict(zip(numbers, states, strict=False)))
-        del secrets[len(numbers):]
+            cls._put_resync(stored, dict(zip(numbers, states, strict=True)))
         if verdict is totp.Verdict.REPEATED:
             if stored.networks[numbers[index]] == Guess.network():
                 return None, refusal.REPEATED
@@ -215,7 +210,6 @@ class UserTOTPCounter(metaclass=PoolMeta):
         """Return the numbers of the authenticators, the Secret and State of
         each, and whether they have to be sealed again.
 
-        For a login without secrets, return the Secret and State of nobody.
         Raise ValueError if no key decrypts them.
         """
         pool = Pool()
@@ -228,12 +222,9 @@ class UserTOTPCounter(metaclass=PoolMeta):
             # nothing
             keys = settings.get('encryption_keys')
             place = User(cls._NOBODY)._totp_place(None, 0)
-            values, _ = seal.unseal(
-                _seal_dummy(keys, **place), keys, **place)
+            seal.unseal(_seal_dummy(keys, **place), keys, **place)
         if not sealed:
-            return [], [
-                (totp.Secret.from_values(v), totp.State()) for v in values
-                ], False
+            return [], [], False
         secrets, stale = User.unseal_totp_secrets(
             stored.failures.user, sealed, stored.generation)
         numbers = [number for number in secrets if number in stored.states]
