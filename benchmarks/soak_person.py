@@ -33,7 +33,10 @@ PROMPT = "Enter the code from your authenticator for"
 
 
 class NotNow(Exception):
-    "The person has already used the code that the authenticator shows"
+    """The person cannot do it now, with the outcome to count
+
+    Without one, the code that the authenticator shows has already been used.
+    """
 
 
 class World:
@@ -220,30 +223,37 @@ class Person:
         if remembered:
             self.remembered = True
 
-    def log_in(self):
-        "Log in with whatever is needed, work, and log out."
+    def enter(self):
+        """Log in with whatever is needed, and renew the device.
+
+        Return the client and whether the server asked for a code.
+        """
         known = bool(self.cookie)
-        if not self.authenticators:
-            client, _ = self.dialog()
-            self.renew_device(client, False)
-            self.work(client)
-            return 'without TOTP'
-        authenticator = self.fresh() if not self.remembered else None
+        authenticator = (
+            self.fresh() if self.authenticators and not self.remembered
+            else None)
         try:
             client, asked = self.dialog(
                 authenticator.take if authenticator else None)
         except Refused as refused:
-            if not authenticator and refused.name == 'LoginException':
-                self.violate("a remembered device was asked for a code")
+            if not authenticator:
                 self.forget_device()
-                return 'violation'
-            return self.refused_right(refused, authenticator, known)
+                raise
+            raise NotNow(
+                self.refused_right(refused, authenticator, known)) from refused
         if asked:
             self.accepted(authenticator, known)
-        elif self.remembered is False:
+        elif authenticator and self.remembered is False:
             self.violate("no code was asked for")
         self.renew_device(client, asked)
+        return client, asked
+
+    def log_in(self):
+        "Log in, work, and log out."
+        client, asked = self.enter()
         self.work(client)
+        if not self.authenticators:
+            return 'without TOTP'
         return 'with a code' if asked else 'on a remembered device'
 
     def accepted(self, authenticator, known_device=False):
@@ -419,28 +429,6 @@ class Person:
 
     # The wizard
 
-    @contextmanager
-    def session(self):
-        """Log in for the wizard and yield the client, and whether the login
-        took a code.
-        """
-        known = bool(self.cookie)
-        authenticator = (
-            self.fresh() if self.authenticators and not self.remembered
-            else None)
-        try:
-            client, asked = self.dialog(
-                authenticator.take if authenticator else None)
-        except Refused as refused:
-            if not authenticator:
-                raise
-            self.refused_right(refused, authenticator, known)
-            raise NotNow from refused
-        if asked:
-            self.accepted(authenticator, known)
-        self.renew_device(client, asked)
-        yield client
-
     def overview(self, client, button, **values):
         """Open the overview and press the button with a fresh code.
 
@@ -464,8 +452,8 @@ class Person:
                     SETUP, 'execute', session_id, data, button)
         except Refused as refused:
             if WAIT in refused.message:
-                self.refused_right(refused, authenticator, False)
-                raise NotNow from refused
+                raise NotNow(self.refused_right(
+                        refused, authenticator, False)) from refused
             raise
         self.accepted(authenticator)
         return session_id, result
@@ -548,21 +536,22 @@ class Person:
         "Set up TOTP."
         if self.authenticators:
             return 'nothing to do'
-        with self.session() as client:
-            with self.settled():
-                session_id, start, _ = client.wizard(SETUP, 'create')
-                if random.random() < .1:
-                    client.wizard(SETUP, 'execute', session_id, {}, start)
-                    return 'given up'
-                new, recovery = self.enrol(client, session_id, start)
-            self.changed(client, [new], recovery)
+        client, _ = self.enter()
+        with self.settled():
+            session_id, start, _ = client.wizard(SETUP, 'create')
+            if random.random() < .1:
+                client.wizard(SETUP, 'execute', session_id, {}, start)
+                return 'given up'
+            new, recovery = self.enrol(client, session_id, start)
+        self.changed(client, [new], recovery)
         return 'done'
 
     def add(self):
         "Add an authenticator."
         if not 0 < len(self.authenticators) < MOST_AUTHENTICATORS:
             return 'nothing to do'
-        with self.session() as client, self.settled():
+        client, _ = self.enter()
+        with self.settled():
             session_id, result = self.overview(client, 'add')
             new, _ = self.confirm(
                 client, session_id, result['view']['defaults'])
@@ -582,7 +571,8 @@ class Person:
         "Remove one of several authenticators."
         if len(self.authenticators) < 2:
             return 'nothing to do'
-        with self.session() as client, self.settled():
+        client, _ = self.enter()
+        with self.settled():
             removed = random.choice(self.authenticators)
             number = self.number(client, removed)
             self.overview(client, 'remove', authenticator=number)
@@ -595,7 +585,8 @@ class Person:
         "Rename an authenticator."
         if not self.authenticators:
             return 'nothing to do'
-        with self.session() as client, self.settled():
+        client, _ = self.enter()
+        with self.settled():
             renamed = random.choice(self.authenticators)
             self.named += 1
             name = f'Phone {self.named}'
@@ -608,7 +599,8 @@ class Person:
         "Generate new recovery codes."
         if not self.authenticators:
             return 'nothing to do'
-        with self.session() as client, self.settled():
+        client, _ = self.enter()
+        with self.settled():
             _, result = self.overview(client, 'renew')
             self.recovery = result['view']['defaults'][
                 'recovery_codes'].splitlines()
@@ -619,7 +611,8 @@ class Person:
         "Forget the remembered devices."
         if not self.authenticators:
             return 'nothing to do'
-        with self.session() as client, self.settled():
+        client, _ = self.enter()
+        with self.settled():
             self.overview(client, 'forget', device='all')
             self.forget_device()
         return 'done'
@@ -628,7 +621,8 @@ class Person:
         "Turn TOTP off."
         if not self.authenticators or self.attacked:
             return 'nothing to do'
-        with self.session() as client, self.settled():
+        client, _ = self.enter()
+        with self.settled():
             self.overview(client, 'turn_off')
             self.changed(client, [])
             self.forget_all()
@@ -698,8 +692,8 @@ class Person:
             return
         try:
             outcome = getattr(self, name)()
-        except NotNow:
-            outcome = 'not now'
+        except NotNow as error:
+            outcome = str(error) or 'not now'
         except Interrupted:
             outcome = 'interrupted'
             time.sleep(1)
